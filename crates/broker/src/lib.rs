@@ -1,0 +1,1 @@
+//! The use cases: connect, grant, resolve, revoke.

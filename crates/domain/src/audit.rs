@@ -1,0 +1,86 @@
+use crate::{
+    AuditEventId, ConnectionId, Generation, GrantId, OrganizationId, Principal, ProviderId, Text, Timestamp,
+    WorkloadId,
+};
+
+/// Declares the kinds of audit event with their names.
+macro_rules! audit_kinds {
+    ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
+        /// What an audit event is about.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum AuditKind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl AuditKind {
+            /// Every kind.
+            pub const ALL: &'static [Self] = &[$(Self::$kind,)*];
+
+            /// The kind's name in the database.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $name,)*
+                }
+            }
+        }
+    };
+}
+
+audit_kinds! {
+    /// A credential left.
+    CredentialReleased = "CREDENTIAL_RELEASED",
+    /// A credential was asked for and refused; the reason says why.
+    CredentialDenied = "CREDENTIAL_DENIED",
+    /// A connection was made.
+    ConnectionCreated = "CONNECTION_CREATED",
+    /// A connection's settings changed.
+    ConnectionUpdated = "CONNECTION_UPDATED",
+    /// A connection got a new credential.
+    CredentialsReplaced = "CREDENTIALS_REPLACED",
+    /// A connection was switched off.
+    ConnectionDisabled = "CONNECTION_DISABLED",
+    /// A connection was switched on again.
+    ConnectionEnabled = "CONNECTION_ENABLED",
+    /// A connection was deleted and its credential erased.
+    ConnectionDeleted = "CONNECTION_DELETED",
+    /// A grant was given.
+    GrantCreated = "GRANT_CREATED",
+    /// A grant was taken back.
+    GrantRevoked = "GRANT_REVOKED",
+}
+
+impl AuditKind {
+    /// Reads a kind's name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// One line of the audit: who did what to which connection, through which workload, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEvent {
+    /// Its id; ids made later sort later.
+    pub id: AuditEventId,
+    /// The tenant it belongs to.
+    pub organization_id: OrganizationId,
+    /// What happened.
+    pub kind: AuditKind,
+    /// The process that called.
+    pub workload: WorkloadId,
+    /// As whom it acted; nobody for a manager's call.
+    pub actor: Option<Principal>,
+    /// The connection, if one was found.
+    pub connection_id: Option<ConnectionId>,
+    /// The connection's generation that was released or made.
+    pub generation: Option<Generation>,
+    /// The grant that decided or that changed.
+    pub grant_id: Option<GrantId>,
+    /// The provider that was meant.
+    pub provider_id: Option<ProviderId>,
+    /// For a denial, its stable reason.
+    pub reason: Text,
+    /// What the caller said it wanted the credential for.
+    pub purpose: Text,
+    /// When, by the database's clock.
+    pub create_time: Timestamp,
+}

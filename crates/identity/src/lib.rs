@@ -1,0 +1,1 @@
+//! Who is on the other end of mTLS: rustls configuration, peer identity from the certificate, workload policy.

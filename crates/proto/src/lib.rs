@@ -1,0 +1,1 @@
+//! Generated wire types and the descriptor set of keyholder.v1.

@@ -1,0 +1,1 @@
+//! The Keyholder binary: gRPC adapters, configuration, telemetry, command line.

@@ -1,0 +1,1 @@
+//! Secret types, sealing and the key ring.
