@@ -1,1 +1,144 @@
-//! Postgres: migrations and one file of queries per noun.
+//! Postgres: the schema, and one file of queries per noun.
+//!
+//! Three rules hold for every query. It names the organization. It reads from and writes to the primary.
+//! A write says how many rows it must affect and fails if it affected another number.
+//!
+//! What changes anything goes through a [`Change`]: a transaction that first takes the organization's next
+//! change number and so has the organization to itself until it commits. What only reads is a method of
+//! [`Store`].
+//!
+//! The commonest change is a new query. Write it in the file of its noun with `sqlx::query!`, then run
+//! `make gen`, which checks it against a real Postgres and refreshes `.sqlx`. A new column needs a new file
+//! in `migrations/`; a migration that was released is never edited.
+//!
+//! ```no_run
+//! use keyholder_store::{Store, StoreSettings};
+//!
+//! # async fn example() -> Result<(), keyholder_store::StoreError> {
+//! let store = Store::connect(&StoreSettings::new("postgres://localhost/keyholder")).await?;
+//! store.migrate().await?;
+//! # Ok(()) }
+//! ```
+
+mod audit;
+mod change;
+mod changes;
+mod connections;
+mod data_keys;
+mod error;
+mod grants;
+mod release;
+mod row;
+mod schema;
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Postgres, pool::PoolConnection};
+
+pub use audit::{AuditFilter, NewAuditEvent};
+pub use change::Change;
+pub use changes::{ChangeFilter, ChangeNumber};
+pub use connections::{ConnectionFilter, NewConnection, Remembered, Sealed, StoredConnection};
+pub use data_keys::StoredDataKey;
+pub use error::StoreError;
+pub use grants::{GrantFilter, NewGrant};
+pub use release::{Candidate, Found, Release, Target};
+pub use schema::SchemaState;
+
+/// How to reach Postgres.
+#[derive(Clone)]
+pub struct StoreSettings {
+    /// A `postgres://` URL. May hold a password, so it is never printed.
+    pub url: String,
+    /// The most connections that are open at once.
+    pub max_connections: u32,
+    /// How long a call waits for a free connection, and for a new one to open.
+    pub acquire_timeout: Duration,
+}
+
+impl StoreSettings {
+    /// The settings that fit most: 16 connections, 3 seconds.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self { url: url.into(), max_connections: 16, acquire_timeout: Duration::from_secs(3) }
+    }
+}
+
+impl std::fmt::Debug for StoreSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StoreSettings")
+    }
+}
+
+/// The database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: PgPool,
+}
+
+impl Store {
+    /// Connects, and fails if Postgres cannot be reached.
+    pub async fn connect(settings: &StoreSettings) -> Result<Self, StoreError> {
+        let options: PgConnectOptions = settings.url.parse().map_err(|_| StoreError::Url)?;
+        let options = options.application_name("keyholder").disable_statement_logging();
+        let pool = PgPoolOptions::new()
+            .max_connections(settings.max_connections)
+            .acquire_timeout(settings.acquire_timeout)
+            // Asking "are you there" before every query would double the round trips. A connection that
+            // died is found out by the query, and the query is sent once more on one that answers.
+            .test_before_acquire(false)
+            .connect_with(options)
+            .await?;
+        Ok(Self { pool })
+    }
+
+    /// Answers if Postgres does.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.live_connection().await.map(drop)
+    }
+
+    /// Closes every connection, waiting for those in use.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// How many connections are open, and how many of them are idle.
+    pub fn pool_use(&self) -> (u32, usize) {
+        (self.pool.size(), self.pool.num_idle())
+    }
+
+    /// A connection that answered just now. After Postgres has restarted, the pool is full of dead ones.
+    async fn live_connection(&self) -> Result<PoolConnection<Postgres>, StoreError> {
+        for _ in 0..=self.pool.size() {
+            let mut connection = self.pool.acquire().await?;
+            if connection.ping().await.is_ok() {
+                return Ok(connection);
+            }
+            discard(connection).await;
+        }
+        Ok(self.pool.acquire().await?)
+    }
+
+    /// Runs a query that may be sent twice without harm, and sends it again, once, if the connection
+    /// under it turns out to be gone.
+    async fn run<T>(
+        &self,
+        query: impl AsyncFn(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, StoreError> {
+        let mut connection = self.pool.acquire().await?;
+        match query(&mut connection).await {
+            Err(error) if error::is_connection_lost(&error) => {
+                discard(connection).await;
+                let mut connection = self.live_connection().await?;
+                Ok(query(&mut connection).await?)
+            }
+            other => Ok(other?),
+        }
+    }
+}
+
+/// Throws away a connection that is no good.
+async fn discard(connection: PoolConnection<Postgres>) {
+    // It is gone in either case; an error only says that Postgres did not hear us leave.
+    connection.detach().close_hard().await.ok();
+}

@@ -1,0 +1,297 @@
+//! The two statements of a resolve: find what is meant and what the decision needs, and release.
+
+use std::collections::BTreeMap;
+
+use keyholder_domain::access::Right;
+use keyholder_domain::{
+    AuditEventId, ConnectionId, Generation, Grant, OrganizationId, Principal, ProviderId, Text, WorkloadId,
+};
+use sqlx::types::Json;
+use sqlx::PgConnection;
+
+use crate::data_keys::StoredDataKey;
+use crate::row::{ConnectionRow, GrantRow};
+use crate::{Store, StoreError, StoredConnection, discard};
+
+/// What a resolve means.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// One connection.
+    Connection(ConnectionId),
+    /// A provider, from which exactly one connection must follow.
+    Provider {
+        /// Which provider.
+        provider_id: ProviderId,
+        /// Only connections of this owner.
+        owner: Option<Principal>,
+        /// Only the connection of this account.
+        account_id: Option<Text>,
+    },
+}
+
+/// A connection that may be meant, with everything the decision needs.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The connection.
+    pub stored: StoredConnection,
+    /// The key that sealed its credential.
+    pub data_key: Option<StoredDataKey>,
+    /// The actor's grants that are about it, dead ones too.
+    pub grants: Vec<Grant>,
+}
+
+/// What was found for a target.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// The candidates: for a connection, that one; for a provider, those that the actor owns or was ever given
+    /// a grant for, in the order of their ids, those with a live right first.
+    pub candidates: Vec<Candidate>,
+    /// For a provider, the generation of its set of connections and grants.
+    pub provider_generation: Option<i64>,
+}
+
+/// A release: the audit event, and the generations that were decided on.
+#[derive(Debug)]
+pub struct Release<'a> {
+    /// The id of the audit event.
+    pub audit_event_id: AuditEventId,
+    /// The tenant.
+    pub organization_id: &'a OrganizationId,
+    /// The connection, at the generation that was decided on.
+    pub connection: (ConnectionId, Generation),
+    /// By what right, at the generation that was decided on.
+    pub right: &'a Right,
+    /// For a provider target, the generation of the set that was decided on.
+    pub provider_generation: Option<i64>,
+    /// The process that calls.
+    pub workload: &'a WorkloadId,
+    /// As whom.
+    pub actor: &'a Principal,
+    /// What for.
+    pub purpose: &'a str,
+}
+
+struct FoundRow {
+    connection: ConnectionRow,
+    data_key: Option<(String, String)>,
+    grants: Json<Vec<GrantRow>>,
+    provider_generation: Option<i64>,
+}
+
+/// A query that finds candidates: the `FROM` and what follows, with `$1` the organization and `$2` the actor.
+macro_rules! find {
+    ($connection:expr, $from:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query!(
+            r#"SELECT c.organization_id, c.connection_id, c.owner, c.provider_id, c.auth_method, c.display_name,
+                      c.account_id, c.account_name, c.account_email, c.scopes, c.state, c.state_reason,
+                      c.sealed_credential, c.sealed_generation, c.credential_fingerprint, c.credential_fields,
+                      c.config AS "config: Json<BTreeMap<String, String>>",
+                      c.labels AS "labels: Json<BTreeMap<String, String>>",
+                      c.change, c.generation, c.create_time, c.update_time,
+                      k.data_key_id AS "data_key_id?", k.wrapped AS "wrapped?",
+                      coalesce((
+                          SELECT jsonb_agg(to_jsonb(g)) FROM grants g
+                          WHERE g.organization_id = c.organization_id AND g.grantee = $2
+                            AND (g.connection_id = c.connection_id
+                                 OR (g.selector_owner = c.owner AND g.provider_id = c.provider_id))
+                      ), '[]') AS "grants!: Json<Vec<GrantRow>>",
+                      (SELECT p.generation FROM provider_generations p
+                       WHERE p.organization_id = c.organization_id AND p.provider_id = c.provider_id)
+                          AS provider_generation "#
+                + $from
+            $(, $argument)*
+        )
+        .map(|row| FoundRow {
+            connection: ConnectionRow {
+                organization_id: row.organization_id,
+                connection_id: row.connection_id,
+                owner: row.owner,
+                provider_id: row.provider_id,
+                auth_method: row.auth_method,
+                display_name: row.display_name,
+                account_id: row.account_id,
+                account_name: row.account_name,
+                account_email: row.account_email,
+                scopes: row.scopes,
+                state: row.state,
+                state_reason: row.state_reason,
+                sealed_credential: row.sealed_credential,
+                sealed_generation: row.sealed_generation,
+                credential_fingerprint: row.credential_fingerprint,
+                credential_fields: row.credential_fields,
+                config: row.config,
+                labels: row.labels,
+                change: row.change,
+                generation: row.generation,
+                create_time: row.create_time,
+                update_time: row.update_time,
+            },
+            data_key: row.data_key_id.zip(row.wrapped),
+            grants: row.grants,
+            provider_generation: row.provider_generation,
+        })
+        .fetch_all($connection)
+        .await
+    };
+}
+
+async fn find_rows(
+    connection: &mut PgConnection,
+    organization_id: &OrganizationId,
+    actor: &Principal,
+    target: &Target,
+) -> Result<Vec<FoundRow>, sqlx::Error> {
+    match target {
+        Target::Connection(id) => find!(
+            connection,
+            "FROM connections c
+             LEFT JOIN data_keys k ON k.organization_id = c.organization_id
+                 AND k.data_key_id = split_part(c.sealed_credential, ':', 3)
+             WHERE c.organization_id = $1 AND c.connection_id = $3",
+            organization_id.as_str(),
+            actor.as_str(),
+            id.as_uuid(),
+        ),
+        Target::Provider { provider_id, owner, account_id } => find!(
+            connection,
+            "FROM connections c
+             JOIN (
+                 SELECT o.connection_id, true AS live FROM connections o
+                 WHERE o.organization_id = $1 AND o.provider_id = $3 AND o.owner = $2
+                 UNION ALL
+                 SELECT coalesce(s.connection_id, u.connection_id),
+                        u.revoke_time IS NULL AND coalesce(u.expire_time > statement_timestamp(), true)
+                 FROM grants u
+                 LEFT JOIN connections s ON u.connection_id IS NULL AND s.organization_id = u.organization_id
+                     AND s.provider_id = u.provider_id AND s.owner = u.selector_owner
+                 WHERE u.organization_id = $1 AND u.grantee = $2 AND u.provider_id = $3
+             ) usable ON usable.connection_id = c.connection_id
+             LEFT JOIN data_keys k ON k.organization_id = c.organization_id
+                 AND k.data_key_id = split_part(c.sealed_credential, ':', 3)
+             WHERE c.organization_id = $1 AND c.provider_id = $3 AND c.state NOT IN ('DELETED', 'PENDING')
+               AND ($4::text IS NULL OR c.owner = $4)
+               AND ($5::text IS NULL OR c.account_id = $5)
+             GROUP BY c.organization_id, c.connection_id, k.organization_id, k.data_key_id
+             ORDER BY bool_or(usable.live) DESC, c.connection_id
+             LIMIT 100",
+            organization_id.as_str(),
+            actor.as_str(),
+            provider_id.as_str(),
+            owner.as_ref().map(Principal::as_str),
+            account_id.as_ref().map(Text::as_str),
+        ),
+    }
+}
+
+impl TryFrom<FoundRow> for Candidate {
+    type Error = StoreError;
+
+    fn try_from(row: FoundRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            stored: row.connection.try_into()?,
+            data_key: row.data_key.map(|(data_key_id, wrapped)| StoredDataKey { data_key_id, wrapped }),
+            grants: row.grants.0.into_iter().map(Grant::try_from).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl Store {
+    /// Finds what a target means for an actor. One statement.
+    pub async fn find(
+        &self,
+        organization_id: &OrganizationId,
+        actor: &Principal,
+        target: &Target,
+    ) -> Result<Found, StoreError> {
+        let rows = self.run(async |connection| find_rows(connection, organization_id, actor, target).await).await?;
+        let provider_generation = rows.first().and_then(|row| row.provider_generation);
+        let candidates = rows.into_iter().map(Candidate::try_from).collect::<Result<_, _>>()?;
+        Ok(Found { candidates, provider_generation })
+    }
+
+    /// Whether a provider has any connection, not deleted, of this owner and account.
+    pub async fn has_connection(
+        &self,
+        organization_id: &OrganizationId,
+        provider_id: &ProviderId,
+        owner: Option<&Principal>,
+        account_id: Option<&Text>,
+    ) -> Result<bool, StoreError> {
+        self.run(async |connection| {
+            sqlx::query_scalar!(
+                r#"SELECT EXISTS (
+                       SELECT 1 FROM connections
+                       WHERE organization_id = $1 AND provider_id = $2 AND state NOT IN ('DELETED', 'PENDING')
+                         AND ($3::text IS NULL OR owner = $3)
+                         AND ($4::text IS NULL OR account_id = $4)
+                   ) AS "exists!""#,
+                organization_id.as_str(),
+                provider_id.as_str(),
+                owner.map(Principal::as_str),
+                account_id.map(Text::as_str),
+            )
+            .fetch_one(connection)
+            .await
+        })
+        .await
+    }
+
+    /// Releases: records the release if, and only if, everything that was decided on still stands. One
+    /// statement. `false`: something changed; nothing was recorded and nothing may leave.
+    ///
+    /// The statement sees every revocation that was committed before it began, on whatever replica.
+    pub async fn release(&self, release: &Release<'_>) -> Result<bool, StoreError> {
+        let mut connection = self.pool.acquire().await?;
+        match insert_release(&mut connection, release).await {
+            Err(error) if crate::error::is_connection_lost(&error) => {
+                discard(connection).await;
+                let mut connection = self.live_connection().await?;
+                // The first attempt may have gone through, its answer lost: then the event is there, and with it
+                // the proof that everything stood.
+                match insert_release(&mut connection, release).await {
+                    Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(true),
+                    other => Ok(other?),
+                }
+            }
+            other => Ok(other?),
+        }
+    }
+}
+
+async fn insert_release(connection: &mut PgConnection, release: &Release<'_>) -> Result<bool, sqlx::Error> {
+    let (grant_id, grant_generation) = match release.right {
+        Right::Ownership => (None, None),
+        Right::Grant(id, generation) => (Some(id.as_uuid()), Some(generation.get())),
+    };
+    let (connection_id, generation) = release.connection;
+    let result = sqlx::query!(
+        "INSERT INTO audit_events (organization_id, audit_event_id, kind, workload, actor, connection_id,
+             generation, grant_id, provider_id, purpose)
+         SELECT c.organization_id, $2, 'CREDENTIAL_RELEASED', $8, $9, c.connection_id, c.generation, g.grant_id,
+                c.provider_id, $10
+         FROM connections c
+         LEFT JOIN grants g ON g.organization_id = c.organization_id AND g.grant_id = $5::uuid
+         LEFT JOIN provider_generations p
+             ON p.organization_id = c.organization_id AND p.provider_id = c.provider_id
+         WHERE c.organization_id = $1 AND c.connection_id = $3 AND c.generation = $4 AND c.state = 'ACTIVE'
+           AND CASE WHEN $5::uuid IS NULL THEN c.owner = $9
+                    ELSE g.generation = $6 AND g.grantee = $9 AND g.revoke_time IS NULL
+                         AND (g.expire_time IS NULL OR g.expire_time > statement_timestamp())
+                         AND (g.connection_id = c.connection_id
+                              OR (g.selector_owner = c.owner AND g.provider_id = c.provider_id)) END
+           AND ($7::bigint IS NULL OR p.generation = $7)",
+        release.organization_id.as_str(),
+        release.audit_event_id.as_uuid(),
+        connection_id.as_uuid(),
+        generation.get(),
+        grant_id,
+        grant_generation,
+        release.provider_generation,
+        release.workload.to_string(),
+        release.actor.as_str(),
+        release.purpose,
+    )
+    .execute(connection)
+    .await?;
+    Ok(result.rows_affected() == 1)
+}
