@@ -1,1 +1,96 @@
-//! The use cases: connect, grant, resolve, revoke.
+//! The use cases: connect an account, grant its use, resolve a grant into a credential, revoke.
+//!
+//! Speaks in domain types; knows nothing of gRPC, certificates or configuration files. Whether a workload may
+//! call at all, for which organization and as whom, was decided before: a [`Caller`] says for whom the
+//! broker works. What the broker itself decides is whether this actor may use this connection, and it
+//! releases nothing without the audit event that says so.
+//!
+//! Secrets exist here for the time of one call, in types that print nothing and zero themselves.
+//!
+//! The commonest change is a new use case: a method of [`Broker`] in the file of its noun, which reads
+//! through [`Store`], changes through [`Change`](keyholder_store::Change), and records an audit event in the
+//! same change.
+
+mod audit;
+mod cache;
+mod caller;
+mod connections;
+mod credentials;
+mod data_keys;
+mod error;
+mod grants;
+mod resolve;
+mod watch;
+
+use std::sync::Arc;
+
+use keyholder_catalog::Catalog;
+use keyholder_domain::{AuditEventId, Clock, Timestamp};
+use keyholder_store::Store;
+use keyholder_vault::{KeyRing, random_bytes};
+
+pub use audit::Denied;
+pub use caller::{Caller, Idempotency};
+pub use connections::{ConnectionUpdate, CreateConnection};
+pub use error::{BrokerError, FieldError, FieldReason};
+pub use grants::CreateGrant;
+pub use keyholder_store::{AuditFilter, ConnectionFilter, GrantFilter, SchemaState, StoreError, Target};
+pub use resolve::{Access, AmbiguousCandidate, Answer, Ask, Refusal, Released, ReleasedCredential};
+pub use watch::{Watch, WatchFilter, Watched};
+
+use cache::{Cache, DataKeyCache};
+use watch::Changes;
+
+/// The broker. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Broker(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    catalog: Catalog,
+    keys: KeyRing,
+    clock: Arc<dyn Clock>,
+    found: Cache,
+    data_keys: DataKeyCache,
+    changes: Changes,
+}
+
+impl Broker {
+    /// A broker on a database, with the providers it knows and the keys that open its data keys.
+    pub fn new(store: Store, catalog: Catalog, keys: KeyRing, clock: Arc<dyn Clock>) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            catalog,
+            keys,
+            clock,
+            found: Cache::new(),
+            data_keys: DataKeyCache::new(),
+            changes: Changes::new(),
+        }))
+    }
+
+    /// The providers it knows.
+    pub fn catalog(&self) -> &Catalog {
+        &self.0.catalog
+    }
+
+    /// The database it works on.
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// The present moment, by the broker's clock.
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    /// How many lookups the cache answered, and how many it could not.
+    pub fn cache_use(&self) -> (u64, u64) {
+        self.0.found.counts()
+    }
+
+    fn audit_event_id(&self) -> AuditEventId {
+        AuditEventId::new(self.now(), random_bytes())
+    }
+}

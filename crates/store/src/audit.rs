@@ -1,6 +1,6 @@
 use keyholder_domain::{
-    AuditEvent, AuditEventId, AuditKind, ConnectionId, Generation, GrantId, Invalid, OrganizationId, Principal,
-    ProviderId, Text, Timestamp, WorkloadId,
+    AuditEvent, AuditEventId, AuditKind, ConnectionId, Generation, GrantId, Invalid, OrganizationId,
+    Principal, ProviderId, Text, Timestamp, WorkloadId,
 };
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -96,11 +96,10 @@ impl Store {
         filter: &AuditFilter,
     ) -> Result<Vec<AuditEvent>, StoreError> {
         let kinds: Vec<String> = filter.kinds.iter().map(|kind| kind.as_str().to_owned()).collect();
-        let rows = self
-            .run(async |connection| {
-                sqlx::query_as!(
-                    AuditRow,
-                    "SELECT organization_id, audit_event_id, kind, workload, actor, connection_id, generation,
+        let rows = run!(self, connection => {
+            sqlx::query_as!(
+                AuditRow,
+                "SELECT organization_id, audit_event_id, kind, workload, actor, connection_id, generation,
                             grant_id, provider_id, reason, purpose, create_time
                      FROM audit_events
                      WHERE organization_id = $1
@@ -114,21 +113,20 @@ impl Store {
                        AND ($9::uuid IS NULL OR audit_event_id < $9)
                      ORDER BY audit_event_id DESC
                      LIMIT $10",
-                    organization_id.as_str(),
-                    filter.connection_id.map(ConnectionId::as_uuid),
-                    filter.grant_id.map(GrantId::as_uuid),
-                    filter.actor.as_ref().map(Principal::as_str),
-                    filter.workload.as_ref().map(ToString::to_string),
-                    &kinds,
-                    filter.start,
-                    filter.end,
-                    filter.before.map(AuditEventId::as_uuid),
-                    filter.limit,
-                )
-                .fetch_all(connection)
-                .await
-            })
-            .await?;
+                organization_id.as_str(),
+                filter.connection_id.map(ConnectionId::as_uuid),
+                filter.grant_id.map(GrantId::as_uuid),
+                filter.actor.as_ref().map(Principal::as_str),
+                filter.workload.as_ref().map(ToString::to_string),
+                &kinds,
+                filter.start,
+                filter.end,
+                filter.before.map(AuditEventId::as_uuid),
+                filter.limit,
+            )
+            .fetch_all(connection)
+            .await
+        })?;
         rows.into_iter().map(AuditEvent::try_from).collect()
     }
 }
@@ -179,7 +177,12 @@ impl TryFrom<AuditRow> for AuditEvent {
             connection_id: row.connection_id.map(ConnectionId::from_uuid),
             generation: row.generation.map(Generation::new).transpose().map_err(wrong("generation"))?,
             grant_id: row.grant_id.map(GrantId::from_uuid),
-            provider_id: row.provider_id.as_deref().map(ProviderId::parse).transpose().map_err(wrong("provider_id"))?,
+            provider_id: row
+                .provider_id
+                .as_deref()
+                .map(ProviderId::parse)
+                .transpose()
+                .map_err(wrong("provider_id"))?,
             reason: Text::parse(&row.reason).map_err(wrong("reason"))?,
             purpose: Text::parse(&row.purpose).map_err(wrong("purpose"))?,
             create_time: row.create_time,

@@ -41,9 +41,12 @@ impl Store {
 impl Change {
     /// Makes the change durable and tells the watchers.
     pub async fn commit(mut self) -> Result<(), StoreError> {
-        sqlx::query!("SELECT pg_notify('keyholder_changes', $1) IS NULL AS told", self.organization_id.as_str())
-            .fetch_one(&mut *self.transaction)
-            .await?;
+        sqlx::query!(
+            "SELECT pg_notify('keyholder_changes', $1) IS NULL AS told",
+            self.organization_id.as_str()
+        )
+        .fetch_one(&mut *self.transaction)
+        .await?;
         Ok(self.transaction.commit().await?)
     }
 

@@ -24,7 +24,6 @@ pub struct ChangeFilter {
     pub provider_id: Option<ProviderId>,
 }
 
-
 impl Store {
     /// The connections that changed behind a place, the earliest change first.
     pub async fn changes(
@@ -34,41 +33,37 @@ impl Store {
         after: ChangeNumber,
         limit: i64,
     ) -> Result<Vec<StoredConnection>, StoreError> {
-        let rows = self
-            .run(async |connection| {
-                connections!(
-                    "SELECT",
-                    "FROM connections
+        let rows = run!(self, connection => {
+            connections!(
+                "SELECT",
+                "FROM connections
                      WHERE organization_id = $1 AND change > $2
                        AND ($3::text IS NULL OR owner = $3)
                        AND ($4::text IS NULL OR provider_id = $4)
                      ORDER BY change
                      LIMIT $5",
-                    organization_id.as_str(),
-                    after,
-                    filter.owner.as_ref().map(Principal::as_str),
-                    filter.provider_id.as_ref().map(ProviderId::as_str),
-                    limit,
-                )
-                .fetch_all(connection)
-                .await
-            })
-            .await?;
+                organization_id.as_str(),
+                after,
+                filter.owner.as_ref().map(Principal::as_str),
+                filter.provider_id.as_ref().map(ProviderId::as_str),
+                limit,
+            )
+            .fetch_all(connection)
+            .await
+        })?;
         rows.into_iter().map(StoredConnection::try_from).collect()
     }
 
     /// The place of an organization's last change; 0 before its first.
     pub async fn last_change(&self, organization_id: &OrganizationId) -> Result<ChangeNumber, StoreError> {
-        let number = self
-            .run(async |connection| {
-                sqlx::query_scalar!(
-                    "SELECT change FROM organizations WHERE organization_id = $1",
-                    organization_id.as_str(),
-                )
-                .fetch_optional(connection)
-                .await
-            })
-            .await?;
+        let number = run!(self, connection => {
+            sqlx::query_scalar!(
+                "SELECT change FROM organizations WHERE organization_id = $1",
+                organization_id.as_str(),
+            )
+            .fetch_optional(connection)
+            .await
+        })?;
         Ok(number.unwrap_or(0))
     }
 

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 
 use keyholder_domain::{
-    Connection, ConnectionId, ConnectionState, Generation, OrganizationId, Principal, ProviderId, RequestId, Text,
+    Connection, ConnectionId, ConnectionState, Generation, OrganizationId, Principal, ProviderId, RequestId,
+    Text,
 };
 use sqlx::types::Json;
 
@@ -93,7 +94,7 @@ impl Store {
         organization_id: &OrganizationId,
         id: ConnectionId,
     ) -> Result<Option<StoredConnection>, StoreError> {
-        self.run(async |connection| {
+        run!(self, connection => {
             connections!(
                 "SELECT",
                 "FROM connections WHERE organization_id = $1 AND connection_id = $2",
@@ -102,8 +103,7 @@ impl Store {
             )
             .fetch_optional(connection)
             .await
-        })
-        .await?
+        })?
         .map(StoredConnection::try_from)
         .transpose()
     }
@@ -115,11 +115,10 @@ impl Store {
         filter: &ConnectionFilter,
     ) -> Result<Vec<StoredConnection>, StoreError> {
         let states: Vec<String> = filter.states.iter().map(|state| state.as_str().to_owned()).collect();
-        let rows = self
-            .run(async |connection| {
-                connections!(
-                    "SELECT",
-                    "FROM connections
+        let rows = run!(self, connection => {
+            connections!(
+                "SELECT",
+                "FROM connections
                      WHERE organization_id = $1
                        AND ($2::text IS NULL OR owner = $2)
                        AND ($3::text IS NULL OR provider_id = $3)
@@ -128,25 +127,27 @@ impl Store {
                        AND ($6::uuid IS NULL OR connection_id > $6)
                      ORDER BY connection_id
                      LIMIT $7",
-                    organization_id.as_str(),
-                    filter.owner.as_ref().map(Principal::as_str),
-                    filter.provider_id.as_ref().map(ProviderId::as_str),
-                    filter.account_id.as_ref().map(Text::as_str),
-                    &states,
-                    filter.after.map(ConnectionId::as_uuid),
-                    filter.limit,
-                )
-                .fetch_all(connection)
-                .await
-            })
-            .await?;
+                organization_id.as_str(),
+                filter.owner.as_ref().map(Principal::as_str),
+                filter.provider_id.as_ref().map(ProviderId::as_str),
+                filter.account_id.as_ref().map(Text::as_str),
+                &states,
+                filter.after.map(ConnectionId::as_uuid),
+                filter.limit,
+            )
+            .fetch_all(connection)
+            .await
+        })?;
         rows.into_iter().map(StoredConnection::try_from).collect()
     }
 }
 
 impl Change {
     /// Reads a connection inside the change.
-    pub async fn stored_connection(&mut self, id: ConnectionId) -> Result<Option<StoredConnection>, StoreError> {
+    pub async fn stored_connection(
+        &mut self,
+        id: ConnectionId,
+    ) -> Result<Option<StoredConnection>, StoreError> {
         let organization_id = self.organization_id().clone();
         connections!(
             "SELECT",

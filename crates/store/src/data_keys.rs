@@ -47,7 +47,7 @@ impl Store {
         organization_id: &OrganizationId,
         data_key_id: &str,
     ) -> Result<Option<StoredDataKey>, StoreError> {
-        self.run(async |connection| {
+        run!(self, connection => {
             sqlx::query_as!(
                 StoredDataKey,
                 "SELECT data_key_id, wrapped FROM data_keys WHERE organization_id = $1 AND data_key_id = $2",
@@ -57,6 +57,5 @@ impl Store {
             .fetch_optional(connection)
             .await
         })
-        .await
     }
 }

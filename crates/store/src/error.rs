@@ -75,12 +75,14 @@ impl From<sqlx::Error> for StoreError {
 /// Whether the connection under a query is gone, so that another one may fare better.
 pub(crate) fn is_connection_lost(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
+            true
+        }
         // Class 08 connection exception; 57P01 to 57P03 admin shutdown, crash shutdown, cannot connect now;
         // 25006 read only: a primary that became a standby (PostgreSQL manual, appendix A).
-        sqlx::Error::Database(error) => error
-            .code()
-            .is_some_and(|code| code.starts_with("08") || matches!(&*code, "57P01" | "57P02" | "57P03" | "25006")),
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            code.starts_with("08") || matches!(&*code, "57P01" | "57P02" | "57P03" | "25006")
+        }),
         _ => false,
     }
 }

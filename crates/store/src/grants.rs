@@ -1,5 +1,6 @@
 use keyholder_domain::{
-    ConnectionId, Grant, GrantId, GrantState, GrantTarget, OrganizationId, Principal, ProviderId, RequestId, Timestamp,
+    ConnectionId, Grant, GrantId, GrantState, GrantTarget, OrganizationId, Principal, ProviderId, RequestId,
+    Timestamp,
 };
 
 use crate::connections::Remembered;
@@ -55,8 +56,12 @@ macro_rules! grants {
 
 impl Store {
     /// Reads a grant, revoked and expired ones too.
-    pub async fn grant(&self, organization_id: &OrganizationId, id: GrantId) -> Result<Option<Grant>, StoreError> {
-        self.run(async |connection| {
+    pub async fn grant(
+        &self,
+        organization_id: &OrganizationId,
+        id: GrantId,
+    ) -> Result<Option<Grant>, StoreError> {
+        run!(self, connection => {
             grants!(
                 "WHERE g.organization_id = $1 AND g.grant_id = $2",
                 organization_id.as_str(),
@@ -64,8 +69,7 @@ impl Store {
             )
             .fetch_optional(connection)
             .await
-        })
-        .await?
+        })?
         .map(Grant::try_from)
         .transpose()
     }
@@ -77,10 +81,9 @@ impl Store {
         filter: &GrantFilter,
     ) -> Result<Vec<Grant>, StoreError> {
         let wanted = |state| filter.states.is_empty() || filter.states.contains(&state);
-        let rows = self
-            .run(async |connection| {
-                grants!(
-                    "WHERE g.organization_id = $1
+        let rows = run!(self, connection => {
+            grants!(
+                "WHERE g.organization_id = $1
                        AND ($2::text IS NULL OR g.grantee = $2)
                        AND ($3::uuid IS NULL OR g.connection_id = $3 OR EXISTS (
                            SELECT 1 FROM connections c
@@ -92,20 +95,19 @@ impl Store {
                        AND ($8::uuid IS NULL OR g.grant_id > $8)
                      ORDER BY g.grant_id
                      LIMIT $9",
-                    organization_id.as_str(),
-                    filter.grantee.as_ref().map(Principal::as_str),
-                    filter.connection_id.map(ConnectionId::as_uuid),
-                    wanted(GrantState::Revoked),
-                    wanted(GrantState::Expired),
-                    wanted(GrantState::Active),
-                    filter.now,
-                    filter.after.map(GrantId::as_uuid),
-                    filter.limit,
-                )
-                .fetch_all(connection)
-                .await
-            })
-            .await?;
+                organization_id.as_str(),
+                filter.grantee.as_ref().map(Principal::as_str),
+                filter.connection_id.map(ConnectionId::as_uuid),
+                wanted(GrantState::Revoked),
+                wanted(GrantState::Expired),
+                wanted(GrantState::Active),
+                filter.now,
+                filter.after.map(GrantId::as_uuid),
+                filter.limit,
+            )
+            .fetch_all(connection)
+            .await
+        })?;
         rows.into_iter().map(Grant::try_from).collect()
     }
 }
@@ -122,7 +124,10 @@ impl Change {
     }
 
     /// The grant that an earlier request with this id made.
-    pub async fn remembered_grant(&mut self, request_id: &RequestId) -> Result<Option<Remembered<Grant>>, StoreError> {
+    pub async fn remembered_grant(
+        &mut self,
+        request_id: &RequestId,
+    ) -> Result<Option<Remembered<Grant>>, StoreError> {
         let organization_id = self.organization_id().clone();
         let Some(found) = sqlx::query!(
             r#"SELECT grant_id, request_fingerprint AS "fingerprint!" FROM grants

@@ -20,6 +20,28 @@
 //! # Ok(()) }
 //! ```
 
+/// Runs a query that may be sent twice without harm, and sends it again, once, if the connection under it turns
+/// out to be gone. A macro, because a closure over a borrowed connection has no future that can be sent
+/// to another thread.
+macro_rules! run {
+    ($store:expr, $connection:ident => $query:block) => {
+        async {
+            let mut owned = $store.pool.acquire().await?;
+            let $connection = &mut *owned;
+            match $query {
+                Err(error) if crate::error::is_connection_lost(&error) => {
+                    crate::discard(owned).await;
+                    let mut owned = $store.live_connection().await?;
+                    let $connection = &mut *owned;
+                    Ok::<_, crate::StoreError>($query?)
+                }
+                other => Ok(other?),
+            }
+        }
+        .await
+    };
+}
+
 mod audit;
 mod change;
 mod changes;
@@ -34,7 +56,7 @@ mod schema;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Postgres, pool::PoolConnection};
+use sqlx::{ConnectOptions, Connection, PgPool, Postgres, pool::PoolConnection};
 
 pub use audit::{AuditFilter, NewAuditEvent};
 pub use change::Change;
@@ -117,23 +139,6 @@ impl Store {
             discard(connection).await;
         }
         Ok(self.pool.acquire().await?)
-    }
-
-    /// Runs a query that may be sent twice without harm, and sends it again, once, if the connection
-    /// under it turns out to be gone.
-    async fn run<T>(
-        &self,
-        query: impl AsyncFn(&mut PgConnection) -> Result<T, sqlx::Error>,
-    ) -> Result<T, StoreError> {
-        let mut connection = self.pool.acquire().await?;
-        match query(&mut connection).await {
-            Err(error) if error::is_connection_lost(&error) => {
-                discard(connection).await;
-                let mut connection = self.live_connection().await?;
-                Ok(query(&mut connection).await?)
-            }
-            other => Ok(other?),
-        }
     }
 }
 

@@ -6,8 +6,8 @@ use keyholder_domain::access::Right;
 use keyholder_domain::{
     AuditEventId, ConnectionId, Generation, Grant, OrganizationId, Principal, ProviderId, Text, WorkloadId,
 };
-use sqlx::types::Json;
 use sqlx::PgConnection;
+use sqlx::types::Json;
 
 use crate::data_keys::StoredDataKey;
 use crate::row::{ConnectionRow, GrantRow};
@@ -203,7 +203,7 @@ impl Store {
         actor: &Principal,
         target: &Target,
     ) -> Result<Found, StoreError> {
-        let rows = self.run(async |connection| find_rows(connection, organization_id, actor, target).await).await?;
+        let rows = run!(self, connection => { find_rows(connection, organization_id, actor, target).await })?;
         let provider_generation = rows.first().and_then(|row| row.provider_generation);
         let candidates = rows.into_iter().map(Candidate::try_from).collect::<Result<_, _>>()?;
         Ok(Found { candidates, provider_generation })
@@ -217,7 +217,7 @@ impl Store {
         owner: Option<&Principal>,
         account_id: Option<&Text>,
     ) -> Result<bool, StoreError> {
-        self.run(async |connection| {
+        run!(self, connection => {
             sqlx::query_scalar!(
                 r#"SELECT EXISTS (
                        SELECT 1 FROM connections
@@ -233,7 +233,6 @@ impl Store {
             .fetch_one(connection)
             .await
         })
-        .await
     }
 
     /// Releases: records the release if, and only if, everything that was decided on still stands. One

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use keyholder_domain::{
-    Account, AuthMethod, Connection, ConnectionId, ConnectionState, Generation, Grant, GrantId, GrantTarget, Invalid,
-    Labels, OrganizationId, Principal, ProviderId, Scopes, Text, Timestamp, WorkloadId, WorkloadPattern,
+    Account, AuthMethod, Connection, ConnectionId, ConnectionState, Generation, Grant, GrantId, GrantTarget,
+    Invalid, Labels, OrganizationId, Principal, ProviderId, Scopes, Text, Timestamp, WorkloadId,
+    WorkloadPattern,
 };
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -126,7 +127,11 @@ impl TryFrom<GrantRow> for Grant {
                 owner: Principal::parse_owner(&owner).map_err(wrong("selector_owner"))?,
                 provider_id: ProviderId::parse(&row.provider_id).map_err(wrong("provider_id"))?,
             },
-            _ => return Err(wrong("connection_id")(Invalid("must be there, or selector_owner, but not both"))),
+            _ => {
+                return Err(wrong("connection_id")(Invalid(
+                    "must be there, or selector_owner, but not both",
+                )));
+            }
         };
         Ok(Self {
             id,

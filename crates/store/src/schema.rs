@@ -45,21 +45,18 @@ impl Store {
     async fn applied_migrations(&self) -> Result<Vec<i64>, StoreError> {
         // The table is sqlx's own and is not there before the first migration, so the query cannot be checked
         // at compile time.
-        let there = self
-            .run(async |connection| {
-                sqlx::query_scalar::<_, bool>("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
-                    .fetch_one(connection)
-                    .await
-            })
-            .await?;
+        let there = run!(self, connection => {
+            sqlx::query_scalar::<_, bool>("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+                .fetch_one(connection)
+                .await
+        })?;
         if !there {
             return Ok(Vec::new());
         }
-        self.run(async |connection| {
+        run!(self, connection => {
             sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success ORDER BY version")
                 .fetch_all(connection)
                 .await
         })
-        .await
     }
 }

@@ -1,0 +1,97 @@
+use keyholder_domain::{
+    AuditEvent, AuditKind, Connection, Grant, OrganizationId, Principal, ProviderId, WorkloadId,
+};
+use keyholder_store::{AuditFilter, Change, NewAuditEvent};
+
+use crate::{Broker, BrokerError, Caller};
+
+/// A refusal that was decided before the broker was asked, such as by the workload's policy.
+#[derive(Debug)]
+pub struct Denied<'a> {
+    /// The tenant that was named.
+    pub organization_id: &'a OrganizationId,
+    /// The process that called.
+    pub workload: &'a WorkloadId,
+    /// As whom it wanted to act.
+    pub actor: Option<&'a Principal>,
+    /// The provider that was meant, if it was named.
+    pub provider_id: Option<&'a ProviderId>,
+    /// The stable reason.
+    pub reason: &'a str,
+}
+
+impl Broker {
+    /// Lists audit events, the newest first.
+    pub async fn list_audit_events(
+        &self,
+        caller: &Caller<'_>,
+        filter: &AuditFilter,
+    ) -> Result<Vec<AuditEvent>, BrokerError> {
+        Ok(self.store().audit_events(caller.organization_id, filter).await?)
+    }
+
+    /// Records a refusal.
+    pub async fn record_denial(&self, denied: &Denied<'_>) -> Result<(), BrokerError> {
+        let event = NewAuditEvent {
+            id: self.audit_event_id(),
+            organization_id: denied.organization_id,
+            kind: AuditKind::CredentialDenied,
+            workload: denied.workload,
+            actor: denied.actor,
+            connection: None,
+            grant_id: None,
+            provider_id: denied.provider_id,
+            reason: denied.reason,
+            purpose: "",
+        };
+        Ok(self.store().record(&event).await?)
+    }
+
+    /// Records what a change does to a connection.
+    pub(crate) async fn record_connection(
+        &self,
+        caller: &Caller<'_>,
+        change: &mut Change,
+        kind: AuditKind,
+        connection: &Connection,
+    ) -> Result<(), BrokerError> {
+        let event = NewAuditEvent {
+            id: self.audit_event_id(),
+            organization_id: caller.organization_id,
+            kind,
+            workload: caller.workload,
+            actor: None,
+            connection: Some((connection.id, connection.generation)),
+            grant_id: None,
+            provider_id: Some(&connection.provider_id),
+            reason: connection.state_reason.as_str(),
+            purpose: "",
+        };
+        Ok(change.record(&event).await?)
+    }
+
+    /// Records what a change does to a grant.
+    pub(crate) async fn record_grant(
+        &self,
+        caller: &Caller<'_>,
+        change: &mut Change,
+        kind: AuditKind,
+        grant: &Grant,
+        connection: Option<&Connection>,
+        provider_id: Option<&ProviderId>,
+    ) -> Result<(), BrokerError> {
+        let event = NewAuditEvent {
+            id: self.audit_event_id(),
+            organization_id: caller.organization_id,
+            kind,
+            workload: caller.workload,
+            actor: None,
+            connection: connection.map(|connection| (connection.id, connection.generation)),
+            grant_id: Some(grant.id),
+            provider_id,
+            reason: grant.reason.as_str(),
+            purpose: "",
+        };
+        Ok(change.record(&event).await?)
+    }
+}

@@ -1,0 +1,354 @@
+use std::collections::BTreeMap;
+
+use keyholder_catalog::Method;
+use keyholder_domain::{
+    Account, AuditKind, AuthMethod, Connection, ConnectionId, ConnectionState, Generation, Labels, Principal,
+    ProviderId, Scopes, Text,
+};
+use keyholder_store::{Change, ConnectionFilter, NewConnection, Sealed, StoredConnection};
+use keyholder_vault::{Credential, DataKey, ExposeSecret as _, Place, SecretString, random_bytes};
+
+use crate::credentials::{check_config, check_credential, static_method};
+use crate::error::FieldError;
+use crate::{Broker, BrokerError, Caller, Idempotency};
+
+/// The name of the sealed value in a connection's row.
+pub(crate) const CREDENTIAL: &str = "credential";
+
+/// What connects an account with a credential that its owner has.
+#[derive(Debug)]
+pub struct CreateConnection {
+    /// Whose account it is.
+    pub owner: Principal,
+    /// At which provider.
+    pub provider_id: ProviderId,
+    /// How; if not given, the provider's one method that takes a typed-in credential.
+    pub auth_method: Option<AuthMethod>,
+    /// The credential's fields.
+    pub credentials: BTreeMap<String, SecretString>,
+    /// The provider's settings.
+    pub config: BTreeMap<String, String>,
+    /// A name for people.
+    pub display_name: Text,
+    /// The account, as far as it is known.
+    pub account: Account,
+    /// What the credential may do; empty: the provider's default.
+    pub scopes: Scopes,
+    /// The caller's own marks.
+    pub labels: Labels,
+    /// What makes the create idempotent.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// What changes on a connection; nothing of it is secret.
+#[derive(Debug, Default)]
+pub struct ConnectionUpdate {
+    /// A new name for people.
+    pub display_name: Option<Text>,
+    /// New marks in place of all old ones.
+    pub labels: Option<Labels>,
+    /// New settings in place of all old ones.
+    pub config: Option<BTreeMap<String, String>>,
+    /// New scopes in place of all old ones.
+    pub scopes: Option<Scopes>,
+}
+
+impl Broker {
+    /// Connects an account. The same request sent again with the same request id makes nothing new.
+    pub async fn create_connection(
+        &self,
+        caller: &Caller<'_>,
+        create: CreateConnection,
+    ) -> Result<Connection, BrokerError> {
+        let provider = self.provider(caller, &create.provider_id)?;
+        let method = static_method(provider, create.auth_method)?;
+        let mut errors = Vec::new();
+        let credential = check_credential(method, create.credentials, &mut errors);
+        check_config(provider, &create.config, &mut errors);
+        let account = account_of(method, &credential, create.account, &mut errors);
+        if !errors.is_empty() {
+            return Err(BrokerError::Fields(errors));
+        }
+        let now = self.now();
+        let scopes = if create.scopes.is_empty() { provider.default_scopes.clone() } else { create.scopes };
+        let connection = Connection {
+            id: ConnectionId::new(now, random_bytes()),
+            organization_id: caller.organization_id.clone(),
+            owner: create.owner,
+            provider_id: create.provider_id,
+            auth_method: method.method,
+            display_name: create.display_name,
+            account,
+            scopes,
+            state: ConnectionState::Active,
+            state_reason: Text::default(),
+            credential_summary: summary(&credential),
+            config: create.config,
+            labels: create.labels,
+            generation: Generation::FIRST,
+            create_time: now,
+            update_time: now,
+        };
+
+        let mut change = self.store().change(caller.organization_id).await?;
+        let key = self.sealing_key(caller.organization_id, &mut change).await?;
+        let request_fingerprint = create
+            .idempotency
+            .as_ref()
+            .map(|request| key.fingerprint_bytes("create_connection", &request.body));
+        if let (Some(request), Some(fingerprint)) = (&create.idempotency, &request_fingerprint)
+            && let Some(remembered) = change.remembered_connection(&request.request_id).await?
+        {
+            return same_request(remembered.fingerprint == *fingerprint, remembered.made.connection);
+        }
+        let sealed = seal(&key, &connection, &credential);
+        if let Some(id) = change.same_account(&connection, &sealed.fingerprint).await? {
+            return Err(BrokerError::ConnectionExists(id));
+        }
+        let request = create
+            .idempotency
+            .as_ref()
+            .map(|request| &request.request_id)
+            .zip(request_fingerprint.as_deref());
+        change
+            .insert_connection(&NewConnection { connection: &connection, sealed: Some(&sealed), request })
+            .await?;
+        self.record_connection(caller, &mut change, AuditKind::ConnectionCreated, &connection).await?;
+        change.commit().await?;
+        Ok(connection)
+    }
+
+    /// Reads a connection, deleted ones too.
+    pub async fn get_connection(
+        &self,
+        caller: &Caller<'_>,
+        id: ConnectionId,
+    ) -> Result<Connection, BrokerError> {
+        let stored = self.store().connection(caller.organization_id, id).await?;
+        stored.map(|stored| stored.connection).ok_or(BrokerError::ConnectionNotFound)
+    }
+
+    /// Lists connections, the oldest first.
+    pub async fn list_connections(
+        &self,
+        caller: &Caller<'_>,
+        filter: &ConnectionFilter,
+    ) -> Result<Vec<Connection>, BrokerError> {
+        let stored = self.store().connections(caller.organization_id, filter).await?;
+        Ok(stored.into_iter().map(|stored| stored.connection).collect())
+    }
+
+    /// Changes what is no secret.
+    pub async fn update_connection(
+        &self,
+        caller: &Caller<'_>,
+        id: ConnectionId,
+        expected: Option<Generation>,
+        update: ConnectionUpdate,
+    ) -> Result<Connection, BrokerError> {
+        let (mut change, mut stored) = self.begin(caller, id, expected).await?;
+        let connection = &mut stored.connection;
+        if connection.state == ConnectionState::Deleted {
+            return Err(BrokerError::ConnectionDeleted);
+        }
+        if let Some(config) = update.config {
+            let mut errors = Vec::new();
+            check_config(self.provider(caller, &connection.provider_id)?, &config, &mut errors);
+            if !errors.is_empty() {
+                return Err(BrokerError::Fields(errors));
+            }
+            connection.config = config;
+        }
+        connection.display_name = update.display_name.unwrap_or_else(|| connection.display_name.clone());
+        connection.labels = update.labels.unwrap_or_else(|| connection.labels.clone());
+        connection.scopes = update.scopes.unwrap_or_else(|| connection.scopes.clone());
+        self.grow(connection);
+        self.finish(caller, &mut change, AuditKind::ConnectionUpdated, &stored).await?;
+        change.commit().await?;
+        Ok(stored.connection)
+    }
+
+    /// Puts a new credential in place of the old one.
+    pub async fn replace_credentials(
+        &self,
+        caller: &Caller<'_>,
+        id: ConnectionId,
+        expected: Option<Generation>,
+        credentials: BTreeMap<String, SecretString>,
+    ) -> Result<Connection, BrokerError> {
+        let (mut change, mut stored) = self.begin(caller, id, expected).await?;
+        let connection = &mut stored.connection;
+        if connection.state == ConnectionState::Deleted {
+            return Err(BrokerError::ConnectionDeleted);
+        }
+        let provider = self.provider(caller, &connection.provider_id)?;
+        let method = static_method(provider, Some(connection.auth_method))?;
+        let mut errors = Vec::new();
+        let credential = check_credential(method, credentials, &mut errors);
+        let before = connection.account.clone();
+        // A field that names the account must go on naming the same one: other people hold grants for it.
+        let account = account_of(method, &credential, before, &mut errors);
+        if !errors.is_empty() {
+            return Err(BrokerError::Fields(errors));
+        }
+        connection.account = account;
+        connection.state = connection.state.replace_credentials()?;
+        if connection.state == ConnectionState::Active {
+            connection.state_reason = Text::default();
+        }
+        connection.credential_summary = summary(&credential);
+        self.grow(connection);
+        let key = self.sealing_key(caller.organization_id, &mut change).await?;
+        let sealed = seal(&key, connection, &credential);
+        if let Some(id) = change.same_account(connection, &sealed.fingerprint).await? {
+            return Err(BrokerError::ConnectionExists(id));
+        }
+        stored.sealed = Some(sealed);
+        self.finish(caller, &mut change, AuditKind::CredentialsReplaced, &stored).await?;
+        change.commit().await?;
+        Ok(stored.connection)
+    }
+
+    /// Switches a connection off.
+    pub async fn disable_connection(
+        &self,
+        caller: &Caller<'_>,
+        id: ConnectionId,
+        expected: Option<Generation>,
+        reason: Text,
+    ) -> Result<Connection, BrokerError> {
+        let (mut change, mut stored) = self.begin(caller, id, expected).await?;
+        let connection = &mut stored.connection;
+        let state = connection.state.disable()?;
+        if state == connection.state && reason == connection.state_reason {
+            return Ok(stored.connection);
+        }
+        connection.state = state;
+        connection.state_reason = reason;
+        self.grow(connection);
+        self.finish(caller, &mut change, AuditKind::ConnectionDisabled, &stored).await?;
+        change.commit().await?;
+        Ok(stored.connection)
+    }
+
+    /// Switches a disabled connection on again.
+    pub async fn enable_connection(
+        &self,
+        caller: &Caller<'_>,
+        id: ConnectionId,
+        expected: Option<Generation>,
+    ) -> Result<Connection, BrokerError> {
+        let (mut change, mut stored) = self.begin(caller, id, expected).await?;
+        let connection = &mut stored.connection;
+        let state = connection.state.enable()?;
+        if state == connection.state {
+            return Ok(stored.connection);
+        }
+        connection.state = state;
+        connection.state_reason = Text::default();
+        self.grow(connection);
+        self.finish(caller, &mut change, AuditKind::ConnectionEnabled, &stored).await?;
+        change.commit().await?;
+        Ok(stored.connection)
+    }
+
+    /// Erases a credential and leaves a tombstone.
+    pub async fn delete_connection(
+        &self,
+        caller: &Caller<'_>,
+        id: ConnectionId,
+        expected: Option<Generation>,
+    ) -> Result<Connection, BrokerError> {
+        let (mut change, mut stored) = self.begin(caller, id, expected).await?;
+        let connection = &mut stored.connection;
+        if connection.state == ConnectionState::Deleted {
+            return Ok(stored.connection);
+        }
+        connection.state = ConnectionState::Deleted;
+        connection.state_reason = Text::default();
+        connection.credential_summary.clear();
+        connection.config.clear();
+        stored.sealed = None;
+        self.grow(&mut stored.connection);
+        self.finish(caller, &mut change, AuditKind::ConnectionDeleted, &stored).await?;
+        change.commit().await?;
+        Ok(stored.connection)
+    }
+
+    async fn begin(
+        &self,
+        caller: &Caller<'_>,
+        id: ConnectionId,
+        expected: Option<Generation>,
+    ) -> Result<(Change, StoredConnection), BrokerError> {
+        let mut change = self.store().change(caller.organization_id).await?;
+        let stored = change.stored_connection(id).await?.ok_or(BrokerError::ConnectionNotFound)?;
+        if expected.is_some_and(|generation| generation != stored.connection.generation) {
+            return Err(BrokerError::EtagMismatch);
+        }
+        Ok((change, stored))
+    }
+
+    fn grow(&self, connection: &mut Connection) {
+        connection.generation = connection.generation.next();
+        connection.update_time = self.now();
+    }
+
+    async fn finish(
+        &self,
+        caller: &Caller<'_>,
+        change: &mut Change,
+        kind: AuditKind,
+        stored: &StoredConnection,
+    ) -> Result<(), BrokerError> {
+        change.update_connection(stored).await?;
+        self.record_connection(caller, change, kind, &stored.connection).await
+    }
+}
+
+/// The answer to a request whose id was seen before.
+pub(crate) fn same_request<T>(same: bool, made: T) -> Result<T, BrokerError> {
+    if same { Ok(made) } else { Err(BrokerError::RequestIdReused) }
+}
+
+fn seal(key: &DataKey, connection: &Connection, credential: &Credential) -> Sealed {
+    let row = connection.id.to_string();
+    let place = Place {
+        organization: &connection.organization_id,
+        row: &row,
+        field: CREDENTIAL,
+        generation: connection.generation,
+    };
+    Sealed {
+        credential: key.seal_credential(&place, credential).as_str().to_owned(),
+        generation: connection.generation,
+        fingerprint: key.fingerprint(CREDENTIAL, credential),
+    }
+}
+
+fn summary(credential: &Credential) -> BTreeMap<String, String> {
+    credential.names().map(|name| (name.to_owned(), "configured...[REDACTED]".to_owned())).collect()
+}
+
+/// The account, whose id is the value of a field where the method says so.
+fn account_of(
+    method: &Method,
+    credential: &Credential,
+    given: Account,
+    errors: &mut Vec<FieldError>,
+) -> Account {
+    let Some(field) = &method.account_id else { return given };
+    let Some(value) = credential.get(field) else { return given };
+    let Ok(id) = Text::parse(value.expose_secret()) else {
+        errors.push(FieldError::invalid(format!("credentials.{field}"), "must be at most 256 characters"));
+        return given;
+    };
+    if !given.id.is_empty() && given.id != id {
+        errors.push(FieldError::invalid(
+            format!("credentials.{field}"),
+            "must name the same account as account.id",
+        ));
+        return given;
+    }
+    Account { id, ..given }
+}

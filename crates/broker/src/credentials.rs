@@ -1,0 +1,104 @@
+//! What an owner typed in, checked against what the provider asks for.
+
+use std::collections::BTreeMap;
+
+use keyholder_catalog::{FieldProblem, Method, Provider};
+use keyholder_domain::AuthMethod;
+use keyholder_vault::{Credential, ExposeSecret as _, SecretString};
+
+use crate::BrokerError;
+use crate::error::{FieldError, FieldReason};
+
+/// The most fields that one map may have.
+const MAX_FIELDS: usize = 64;
+
+/// The method of a provider that takes a typed-in credential.
+pub(crate) fn static_method(provider: &Provider, asked: Option<AuthMethod>) -> Result<&Method, BrokerError> {
+    let unknown = |problem: &str| FieldError::invalid("auth_method", problem).into();
+    match asked {
+        Some(method) => {
+            let method =
+                provider.method(method).ok_or_else(|| unknown("the provider has no such auth method"))?;
+            if method.method.is_static() { Ok(method) } else { Err(BrokerError::OAuthClientMissing) }
+        }
+        None => {
+            let mut methods = provider.auth_methods.iter().filter(|method| method.method.is_static());
+            match (methods.next(), methods.next()) {
+                (Some(only), None) => Ok(only),
+                (Some(_), Some(_)) => Err(unknown("must be given: the provider has several")),
+                (None, _) => Err(BrokerError::OAuthClientMissing),
+            }
+        }
+    }
+}
+
+/// A credential whose fields are those that the method asks for.
+pub(crate) fn check_credential(
+    method: &Method,
+    fields: BTreeMap<String, SecretString>,
+    errors: &mut Vec<FieldError>,
+) -> Credential {
+    if fields.len() > MAX_FIELDS {
+        errors.push(FieldError::invalid("credentials", "must be at most 64 fields"));
+        return Credential::from_fields(BTreeMap::new());
+    }
+    for (name, value) in &fields {
+        match method.field(name) {
+            Some(field) => {
+                check("credentials", name, field.check(value.expose_secret()), errors);
+            }
+            None => errors.push(unknown_field("credentials", name)),
+        }
+    }
+    for field in method.fields.iter().filter(|field| field.required && !fields.contains_key(&field.name)) {
+        errors.push(FieldError::invalid(format!("credentials.{}", field.name), "must be given"));
+    }
+    if fields.is_empty() && method.fields.is_empty() {
+        errors.push(FieldError::invalid("credentials", "must have at least one field"));
+    }
+    Credential::from_fields(fields)
+}
+
+/// A config whose settings are those that the provider asks for.
+pub(crate) fn check_config(
+    provider: &Provider,
+    config: &BTreeMap<String, String>,
+    errors: &mut Vec<FieldError>,
+) {
+    if config.len() > MAX_FIELDS {
+        errors.push(FieldError::invalid("config", "must be at most 64 settings"));
+        return;
+    }
+    for (name, value) in config {
+        match provider.config_field(name) {
+            Some(field) => check("config", name, field.check(value), errors),
+            None => errors.push(unknown_field("config", name)),
+        }
+    }
+    let missing = |field: &&keyholder_catalog::Field| {
+        field.required && field.default.is_none() && !config.contains_key(&field.name)
+    };
+    for field in provider.config.iter().filter(missing) {
+        errors.push(FieldError::invalid(format!("config.{}", field.name), "must be given"));
+    }
+}
+
+fn check(map: &str, name: &str, result: Result<(), FieldProblem>, errors: &mut Vec<FieldError>) {
+    let Err(problem) = result else { return };
+    let reason = match problem {
+        FieldProblem::Invalid(_) => FieldReason::Invalid,
+        FieldProblem::UrlNotAllowed(_) => FieldReason::UrlNotAllowed,
+    };
+    errors.push(FieldError { field: format!("{map}.{name}"), reason, problem: problem.to_string() });
+}
+
+/// A field that nobody asked for. Its name is repeated only if it looks like one: a secret pasted as a key must
+/// not come back in an error.
+fn unknown_field(map: &str, name: &str) -> FieldError {
+    let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if (1..=32).contains(&name.len()) && name.bytes().all(inside) {
+        FieldError::invalid(format!("{map}.{name}"), "is not a field that the provider asks for")
+    } else {
+        FieldError::invalid(map, "has a field that the provider does not ask for")
+    }
+}

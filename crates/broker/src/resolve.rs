@@ -1,0 +1,477 @@
+//! The exchange of a grant for a credential.
+//!
+//! What is meant and whether it may be used is decided on what was read, perhaps a while ago. Then one
+//! statement records the release, on the condition that everything that was decided on still stands. If it
+//! does not, what was read is forgotten and read anew. So a decision may be taken on stale data, but
+//! never carried out; and a refusal is never taken on stale data, because it is always read anew first.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use keyholder_catalog::{Injection, Method, Provider};
+use keyholder_domain::access::{Denial, Permit, Question, Right, decide, right_to_use};
+use keyholder_domain::{
+    Account, AuditEventId, AuditKind, AuthMethod, Connection, ConnectionId, ConnectionState, Generation,
+    GrantId, Principal, ProviderId, Scopes, Text, Timestamp, WorkloadId,
+};
+use keyholder_store::{Candidate, Found, NewAuditEvent, Release, Target};
+use keyholder_vault::{Credential, ExposeSecret, OpenError, Place, SecretString};
+
+use crate::cache::Key;
+use crate::connections::CREDENTIAL;
+use crate::credentials::check_config;
+use crate::{Broker, BrokerError, Caller};
+
+/// How often a release is tried when what was decided on keeps changing.
+const ATTEMPTS: usize = 3;
+
+/// What is asked for.
+#[derive(Debug)]
+pub struct Ask {
+    /// As whom.
+    pub actor: Principal,
+    /// What is meant.
+    pub target: Target,
+    /// The scopes that are needed.
+    pub scopes: Scopes,
+    /// What for; kept in the audit.
+    pub purpose: Text,
+}
+
+/// Why nothing is released.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// By the access decision.
+    Denied(Denial),
+    /// No connection is meant.
+    ConnectionNotFound,
+    /// More than one is.
+    Ambiguous(Vec<AmbiguousCandidate>),
+    /// The provider is not in the catalog.
+    ProviderNotFound,
+    /// The workload's policy does not list the provider.
+    ProviderNotAllowed,
+    /// A setting of the connection, such as its base URL, no longer passes the rules.
+    UrlNotAllowed,
+}
+
+/// One of several connections that could be meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AmbiguousCandidate {
+    /// Its id.
+    pub connection_id: ConnectionId,
+    /// Whose it is.
+    pub owner: Principal,
+    /// The account at the provider.
+    pub account: Account,
+    /// Its name, for people.
+    pub display_name: Text,
+    /// Where it stands.
+    pub state: ConnectionState,
+}
+
+/// The answer to whether an actor may use a connection.
+#[derive(Debug)]
+pub struct Access {
+    /// The connection that is meant, if exactly one is and the actor has a right to it.
+    pub connection: Option<Connection>,
+    /// Yes or no.
+    pub answer: Answer,
+}
+
+/// Yes or no.
+#[derive(Debug)]
+pub enum Answer {
+    /// A resolve would release.
+    Allowed(Permit),
+    /// It would not.
+    Refused(Refusal),
+}
+
+/// A credential that has been released, and everything needed to use it.
+#[derive(Debug)]
+pub struct Released {
+    /// The connection it comes from.
+    pub connection_id: ConnectionId,
+    /// The grant that decided; none when the actor owns the connection.
+    pub grant_id: Option<GrantId>,
+    /// The provider it is for.
+    pub provider_id: ProviderId,
+    /// The account at the provider.
+    pub account: Account,
+    /// The credential.
+    pub credential: ReleasedCredential,
+    /// The credential as it goes on an HTTP request.
+    pub http: Injection,
+    /// What the actor may count on.
+    pub scopes: Scopes,
+    /// Until when the credential is good, where that is known.
+    pub valid_until: Option<Timestamp>,
+    /// The connection's version.
+    pub generation: Generation,
+    /// The audit event that records the release.
+    pub audit_event_id: AuditEventId,
+}
+
+/// A credential in the shape of its auth method.
+#[derive(Debug)]
+pub enum ReleasedCredential {
+    /// A key, and the other fields that the provider asks for.
+    ApiKey {
+        /// The key.
+        api_key: SecretString,
+        /// The other fields.
+        other_fields: BTreeMap<String, SecretString>,
+    },
+    /// A user name and a password.
+    Basic {
+        /// The user name.
+        username: SecretString,
+        /// The password.
+        password: SecretString,
+    },
+    /// A bearer token.
+    Bearer {
+        /// The token.
+        token: SecretString,
+    },
+    /// Fields of the owner's own making.
+    Custom {
+        /// The fields.
+        fields: BTreeMap<String, SecretString>,
+    },
+}
+
+/// A candidate that is permitted.
+struct Chosen<'a> {
+    candidate: &'a Candidate,
+    provider: &'a Provider,
+    method: &'a Method,
+    permit: Permit,
+}
+
+impl Broker {
+    /// Releases a credential, and records that it did; or refuses, and records that.
+    pub async fn resolve(&self, caller: &Caller<'_>, ask: &Ask) -> Result<Released, BrokerError> {
+        let key = Key {
+            organization_id: caller.organization_id.clone(),
+            actor: ask.actor.clone(),
+            target: ask.target.clone(),
+        };
+        if let Some(found) = self.0.found.get(&key) {
+            if let Ok(chosen) = self.choose(caller, ask, caller.workload, &found)
+                && let Some(released) = self.release(caller, ask, &found, chosen).await?
+            {
+                return Ok(released);
+            }
+            self.0.found.forget(&key);
+        }
+        for _ in 0..ATTEMPTS {
+            let found = Arc::new(self.store().find(caller.organization_id, &ask.actor, &ask.target).await?);
+            match self.choose(caller, ask, caller.workload, &found) {
+                Ok(chosen) => {
+                    self.0.found.insert(key.clone(), Arc::clone(&found));
+                    if let Some(released) = self.release(caller, ask, &found, chosen).await? {
+                        return Ok(released);
+                    }
+                    self.0.found.forget(&key);
+                }
+                Err(refusal) => {
+                    let refusal = self.exact(caller, ask, refusal).await?;
+                    self.record_refusal(caller, ask, &found, &refusal).await?;
+                    return Err(BrokerError::Refused(refusal));
+                }
+            }
+        }
+        Err(BrokerError::Contended)
+    }
+
+    /// Answers whether a resolve through a workload would release. Releases and records nothing.
+    pub async fn check_access(
+        &self,
+        caller: &Caller<'_>,
+        ask: &Ask,
+        workload: &WorkloadId,
+    ) -> Result<Access, BrokerError> {
+        let found = self.store().find(caller.organization_id, &ask.actor, &ask.target).await?;
+        let question = Question { actor: &ask.actor, workload, scopes: &ask.scopes, now: self.now() };
+        let rightful = |candidate: &&Candidate| {
+            right_to_use(&question, &candidate.stored.connection, &candidate.grants).is_ok()
+        };
+        let known = || found.candidates.iter().find(rightful).map(|found| found.stored.connection.clone());
+        match self.choose(caller, ask, workload, &found) {
+            Ok(chosen) => Ok(Access {
+                connection: Some(chosen.candidate.stored.connection.clone()),
+                answer: Answer::Allowed(chosen.permit),
+            }),
+            Err(refusal) => {
+                let refusal = self.exact(caller, ask, refusal).await?;
+                let connection = if matches!(refusal, Refusal::Ambiguous(_)) { None } else { known() };
+                Ok(Access { connection, answer: Answer::Refused(refusal) })
+            }
+        }
+    }
+
+    /// The one candidate that is meant and permitted.
+    fn choose<'a>(
+        &'a self,
+        caller: &Caller<'_>,
+        ask: &Ask,
+        workload: &WorkloadId,
+        found: &'a Found,
+    ) -> Result<Chosen<'a>, Refusal> {
+        if let Target::Provider { provider_id, .. } = &ask.target {
+            self.usable_provider(caller, provider_id)?;
+        }
+        let question = Question { actor: &ask.actor, workload, scopes: &ask.scopes, now: self.now() };
+        let candidate = meant(&question, &ask.target, found)?;
+        let connection = &candidate.stored.connection;
+        let permit = decide(&question, connection, &candidate.grants).map_err(|denial| match denial {
+            Denial::ConnectionDeleted => Refusal::ConnectionNotFound,
+            denial => Refusal::Denied(denial),
+        })?;
+        let provider = self.usable_provider(caller, &connection.provider_id)?;
+        let method = provider.method(connection.auth_method).ok_or(Refusal::ProviderNotFound)?;
+        let mut errors = Vec::new();
+        check_config(provider, &connection.config, &mut errors);
+        if errors.is_empty() {
+            Ok(Chosen { candidate, provider, method, permit })
+        } else {
+            Err(Refusal::UrlNotAllowed)
+        }
+    }
+
+    fn usable_provider(&self, caller: &Caller<'_>, id: &ProviderId) -> Result<&Provider, Refusal> {
+        let provider = self.catalog().get(id).ok_or(Refusal::ProviderNotFound)?;
+        if (caller.may_use)(provider) { Ok(provider) } else { Err(Refusal::ProviderNotAllowed) }
+    }
+
+    /// Tells "you have no grant" from "there is no such connection", where nothing was found.
+    async fn exact(&self, caller: &Caller<'_>, ask: &Ask, refusal: Refusal) -> Result<Refusal, BrokerError> {
+        let (Refusal::ConnectionNotFound, Target::Provider { provider_id, owner, account_id }) =
+            (&refusal, &ask.target)
+        else {
+            return Ok(refusal);
+        };
+        let there = self
+            .store()
+            .has_connection(caller.organization_id, provider_id, owner.as_ref(), account_id.as_ref())
+            .await?;
+        Ok(if there { Refusal::Denied(Denial::GrantMissing) } else { refusal })
+    }
+
+    /// Opens the credential, renders it, records the release, and only then lets go of it. Nothing if what was
+    /// decided on no longer stands.
+    ///
+    /// Opened before it is recorded, so that a release is on record if and only if there was one to make.
+    async fn release(
+        &self,
+        caller: &Caller<'_>,
+        ask: &Ask,
+        found: &Found,
+        chosen: Chosen<'_>,
+    ) -> Result<Option<Released>, BrokerError> {
+        let connection = &chosen.candidate.stored.connection;
+        let unreadable = |source| BrokerError::CredentialUnreadable { connection_id: connection.id, source };
+        let opened = self.open(chosen.candidate).and_then(|credential| render(&chosen, &credential));
+        let (credential, http) = match opened {
+            Ok(opened) => opened,
+            Err(source) => {
+                self.record(caller, ask, Some(connection), None, "CREDENTIAL_UNREADABLE").await?;
+                return Err(unreadable(source));
+            }
+        };
+        let release = Release {
+            audit_event_id: self.audit_event_id(),
+            organization_id: caller.organization_id,
+            connection: (connection.id, connection.generation),
+            right: &chosen.permit.right,
+            provider_generation: match ask.target {
+                Target::Connection(_) => None,
+                Target::Provider { .. } => found.provider_generation,
+            },
+            workload: caller.workload,
+            actor: &ask.actor,
+            purpose: ask.purpose.as_str(),
+        };
+        let recorded = self.store().release(&release).await.map_err(|error| match error {
+            error @ keyholder_store::StoreError::WriteRefused(_) => BrokerError::AuditUnavailable(error),
+            error => BrokerError::Store(error),
+        })?;
+        if !recorded {
+            return Ok(None);
+        }
+        Ok(Some(Released {
+            connection_id: connection.id,
+            grant_id: match chosen.permit.right {
+                Right::Ownership => None,
+                Right::Grant(id, _) => Some(id),
+            },
+            provider_id: connection.provider_id.clone(),
+            account: connection.account.clone(),
+            credential,
+            http,
+            scopes: chosen.permit.scopes,
+            valid_until: None,
+            generation: connection.generation,
+            audit_event_id: release.audit_event_id,
+        }))
+    }
+
+    fn open(&self, candidate: &Candidate) -> Result<Credential, OpenError> {
+        let connection = &candidate.stored.connection;
+        let sealed = candidate.stored.sealed.as_ref().ok_or(OpenError::Malformed)?;
+        let data_key = candidate.data_key.as_ref().ok_or(OpenError::UnknownKey {
+            key_id: sealed.credential.split(':').nth(2).unwrap_or_default().to_owned(),
+        })?;
+        let row = connection.id.to_string();
+        let place = Place {
+            organization: &connection.organization_id,
+            row: &row,
+            field: CREDENTIAL,
+            generation: sealed.generation,
+        };
+        self.opened(&connection.organization_id, data_key)?.open_credential(&place, &sealed.credential)
+    }
+
+    async fn record_refusal(
+        &self,
+        caller: &Caller<'_>,
+        ask: &Ask,
+        found: &Found,
+        refusal: &Refusal,
+    ) -> Result<(), BrokerError> {
+        let connection = match found.candidates.as_slice() {
+            [only] => Some(&only.stored.connection),
+            _ => None,
+        };
+        let provider_id = match (&ask.target, connection) {
+            (Target::Provider { provider_id, .. }, _) => Some(provider_id),
+            (Target::Connection(_), Some(connection)) => Some(&connection.provider_id),
+            (Target::Connection(_), None) => None,
+        };
+        self.record(caller, ask, connection, provider_id, refusal.reason()).await
+    }
+
+    async fn record(
+        &self,
+        caller: &Caller<'_>,
+        ask: &Ask,
+        connection: Option<&Connection>,
+        provider_id: Option<&ProviderId>,
+        reason: &str,
+    ) -> Result<(), BrokerError> {
+        let event = NewAuditEvent {
+            id: self.audit_event_id(),
+            organization_id: caller.organization_id,
+            kind: AuditKind::CredentialDenied,
+            workload: caller.workload,
+            actor: Some(&ask.actor),
+            connection: connection.map(|connection| (connection.id, connection.generation)),
+            grant_id: None,
+            provider_id: provider_id.or(connection.map(|connection| &connection.provider_id)),
+            reason,
+            purpose: ask.purpose.as_str(),
+        };
+        Ok(self.store().record(&event).await?)
+    }
+}
+
+/// The one candidate that a target means. Connections that the actor has no right to do not count; if it has
+/// a right to none, the one it came closest to says why.
+fn meant<'a>(question: &Question<'_>, target: &Target, found: &'a Found) -> Result<&'a Candidate, Refusal> {
+    if matches!(target, Target::Connection(_)) {
+        return found.candidates.first().ok_or(Refusal::ConnectionNotFound);
+    }
+    let right =
+        |candidate: &Candidate| right_to_use(question, &candidate.stored.connection, &candidate.grants);
+    let rightful: Vec<&Candidate> =
+        found.candidates.iter().filter(|candidate| right(candidate).is_ok()).collect();
+    match rightful.as_slice() {
+        [only] => Ok(only),
+        [] => Err(found
+            .candidates
+            .iter()
+            .filter_map(|candidate| right(candidate).err())
+            .max()
+            .map_or(Refusal::ConnectionNotFound, Refusal::Denied)),
+        several => Err(Refusal::Ambiguous(several.iter().map(|candidate| candidate.into()).collect())),
+    }
+}
+
+impl From<&&Candidate> for AmbiguousCandidate {
+    fn from(candidate: &&Candidate) -> Self {
+        let connection = &candidate.stored.connection;
+        Self {
+            connection_id: connection.id,
+            owner: connection.owner.clone(),
+            account: connection.account.clone(),
+            display_name: connection.display_name.clone(),
+            state: connection.state,
+        }
+    }
+}
+
+impl Refusal {
+    /// The stable reason, as the API and the audit give it.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Denied(denial) => match denial {
+                Denial::GrantMissing => "GRANT_MISSING",
+                Denial::GrantRevoked => "GRANT_REVOKED",
+                Denial::GrantExpired => "GRANT_EXPIRED",
+                Denial::WorkloadNotGranted => "WORKLOAD_NOT_GRANTED",
+                Denial::ScopeNotGranted => "SCOPE_NOT_GRANTED",
+                Denial::ConnectionPending => "CONNECTION_PENDING",
+                Denial::ConnectionDisabled => "CONNECTION_DISABLED",
+                Denial::ReauthorizationRequired => "REAUTHORIZATION_REQUIRED",
+                Denial::ScopeMissing => "SCOPE_MISSING",
+                Denial::ConnectionDeleted => "CONNECTION_NOT_FOUND",
+            },
+            Self::ConnectionNotFound => "CONNECTION_NOT_FOUND",
+            Self::Ambiguous(_) => "AMBIGUOUS_CONNECTION",
+            Self::ProviderNotFound => "PROVIDER_NOT_FOUND",
+            Self::ProviderNotAllowed => "PROVIDER_NOT_ALLOWED",
+            Self::UrlNotAllowed => "URL_NOT_ALLOWED",
+        }
+    }
+}
+
+/// The credential in the shape of its auth method, and as it goes on a request.
+fn render(
+    chosen: &Chosen<'_>,
+    credential: &Credential,
+) -> Result<(ReleasedCredential, Injection), OpenError> {
+    let field = |name: &str| credential.get(name).map(ExposeSecret::expose_secret);
+    let config = |name: &str| chosen.candidate.stored.connection.config.get(name).map(String::as_str);
+    let http =
+        chosen.method.render(chosen.provider, &field, &config).map_err(|_| OpenError::UnexpectedContent)?;
+    let basic = chosen
+        .method
+        .render_basic(chosen.provider, &field, &config)
+        .map_err(|_| OpenError::UnexpectedContent)?;
+    let fields =
+        || credential.names().filter_map(|name| Some((name.to_owned(), credential.get(name)?.clone())));
+    let secret = chosen.method.secret_field().map(|field| field.name.as_str());
+    let main = || secret.and_then(|name| credential.get(name)).cloned().ok_or(OpenError::UnexpectedContent);
+    let released = match chosen.method.method {
+        AuthMethod::ApiKey => ReleasedCredential::ApiKey {
+            api_key: main()?,
+            other_fields: fields().filter(|(name, _)| Some(name.as_str()) != secret).collect(),
+        },
+        AuthMethod::Bearer => ReleasedCredential::Bearer { token: main()? },
+        AuthMethod::Basic => {
+            let (username, password) = basic.ok_or(OpenError::UnexpectedContent)?;
+            ReleasedCredential::Basic {
+                username: username.as_str().into(),
+                password: password.as_str().into(),
+            }
+        }
+        AuthMethod::Custom => ReleasedCredential::Custom { fields: fields().collect() },
+        AuthMethod::OAuth2Code
+        | AuthMethod::OAuth2Device
+        | AuthMethod::OAuth2ClientCredentials
+        | AuthMethod::JwtBearer => return Err(OpenError::UnexpectedContent),
+    };
+    Ok((released, http))
+}
