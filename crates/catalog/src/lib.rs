@@ -1,1 +1,46 @@
 //! Provider definitions: the built-in YAML files, their schema, loading, linting and templates.
+//!
+//! A provider is data, not code. A definition says which fields an owner must fill in, what their values
+//! may look like, and how the credential is put on a request; this crate reads definitions, refuses the
+//! ones that could not work or could leak, and renders. It speaks to no network, keeps no credential, and
+//! no error, log or `Debug` of it shows a value.
+//!
+//! The commonest change is a new provider: one file in `providers/`, named `<id>.yaml`, and one line in
+//! the table of `docs/providers.md`. The tests then check everything that can be checked without the
+//! provider. What comes out is used like this:
+//!
+//! ```
+//! use keyholder_catalog::Catalog;
+//! use keyholder_domain::{AuthMethod, ProviderId};
+//!
+//! let catalog = Catalog::builtin();
+//! let provider = catalog.get(&ProviderId::parse("openai")?).expect("a built-in provider");
+//! let method = provider.method(AuthMethod::ApiKey).expect("a method of this provider");
+//!
+//! method.fields[0].check("sk-example")?;
+//! let injection = method.render(provider, &|name| (name == "api_key").then_some("sk-example"), &|_| None)?;
+//! assert_eq!(injection.headers[0].1.as_str(), "Bearer sk-example");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod catalog;
+mod compile;
+mod definition;
+mod field;
+mod findings;
+mod https_url;
+mod injection;
+mod provider;
+mod schema;
+mod shape;
+mod template;
+mod tree;
+
+pub use catalog::{Catalog, LintReport, LoadError, lint};
+pub use field::{Field, FieldProblem, Format, Pattern};
+pub use findings::Finding;
+pub use https_url::check_https_url;
+pub use injection::{Basic, Http, Injection, RenderError, UsernamePassword};
+pub use provider::{Capability, KnownScope, Method, Provider};
+pub use schema::schema;
+pub use template::Template;

@@ -1,0 +1,154 @@
+use keyholder_domain::{AuthMethod, Principal};
+
+use super::*;
+use crate::compile::compile;
+
+const VALID: &str = "\
+id: acme
+name: Acme
+documentation_url: https://acme.example/docs
+facts_checked: 2026-01-31
+base_url: https://api.acme.example
+auth_methods:
+  - method: api_key
+    title: API key
+    fields:
+      - { name: api_key, title: API key, secret: true }
+    http:
+      headers: { X-Key: '{credential.api_key}' }
+";
+
+fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+fn id(text: &str) -> ProviderId {
+    ProviderId::parse(text).unwrap()
+}
+
+#[test]
+fn every_built_in_definition_compiles() {
+    for file in BUILTIN.files() {
+        let compiled = compile(file.path(), file.contents_utf8().unwrap());
+        assert!(compiled.provider.is_ok(), "{:#?}", compiled.provider);
+    }
+    assert_eq!(Catalog::builtin().iter().count(), BUILTIN.files().count());
+}
+
+#[test]
+fn providers_come_in_the_order_of_their_ids() {
+    let catalog = Catalog::builtin();
+    let ids: Vec<&str> = catalog.iter().map(|provider| provider.id.as_str()).collect();
+    assert!(ids.is_sorted(), "{ids:?}");
+}
+
+#[test]
+fn the_documentation_names_every_built_in_provider_and_its_methods() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/providers.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let table = page.split("## Built-in providers").nth(1).unwrap();
+    for provider in Catalog::builtin().iter() {
+        let row = table.lines().find(|line| line.starts_with(&format!("| `{}` |", provider.id)));
+        let row = row.unwrap_or_else(|| panic!("docs/providers.md has no row for {}", provider.id));
+        assert!(row.contains(&provider.name), "{row}");
+        for method in AuthMethod::ALL {
+            let named = row.contains(&format!("`{method}`"));
+            assert_eq!(named, provider.method(method).is_some(), "{method} in {row}");
+        }
+    }
+}
+
+#[test]
+fn the_example_of_the_documentation_is_right() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/providers.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let example = page.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let provider = compile(Path::new("acme-crm.yaml"), example).provider.unwrap();
+    assert_eq!(provider.id.as_str(), "acme-crm");
+}
+
+#[test]
+fn only_what_moves_money_must_be_named_by_a_policy() {
+    let (service, agent) =
+        (Principal::parse("service:gateway").unwrap(), Principal::parse("agent:a").unwrap());
+    for provider in Catalog::builtin().iter() {
+        let open = provider.id.as_str() != "stripe";
+        assert_eq!(provider.allows_service(&service), open, "{}", provider.id);
+        assert_eq!(provider.allows_service(&agent), open, "{}", provider.id);
+    }
+}
+
+#[test]
+fn a_listed_service_is_allowed_and_no_other() {
+    let text = format!("{VALID}services: ['service:gateway']\n");
+    let provider = compile(Path::new("acme.yaml"), &text).provider.unwrap();
+    assert!(provider.allows_service(&Principal::parse("service:gateway").unwrap()));
+    assert!(!provider.allows_service(&Principal::parse("service:gateway-2").unwrap()));
+    assert!(!provider.allows_service(&Principal::parse("agent:gateway").unwrap()));
+}
+
+#[test]
+fn an_operator_adds_and_replaces_definitions() {
+    let openai = VALID.replace("id: acme", "id: openai");
+    let dir = directory(&[
+        ("acme.yaml", VALID),
+        ("openai.yaml", &openai),
+        ("README.md", "not a definition"),
+        ("..data.yaml", "neither is this"),
+    ]);
+    let catalog = Catalog::load(Some(dir.path())).unwrap();
+    assert_eq!(catalog.get(&id("acme")).unwrap().name, "Acme");
+    assert_eq!(catalog.get(&id("openai")).unwrap().name, "Acme");
+    assert_eq!(catalog.get(&id("openrouter")).unwrap().name, "OpenRouter");
+
+    let report = lint(dir.path()).unwrap();
+    assert!(report.is_clean(), "{report}");
+    assert_eq!((report.files, report.replaces), (2, vec![id("openai")]));
+}
+
+#[test]
+fn one_wrong_file_and_nothing_is_loaded() {
+    let wrong = VALID.replace("id: acme", "id: other");
+    let dir = directory(&[("acme.yaml", VALID), ("other.yaml", &wrong.replace("name: Acme\n", ""))]);
+    let error = Catalog::load(Some(dir.path())).unwrap_err();
+    assert!(matches!(&error, LoadError::Invalid(report) if report.findings.len() == 1), "{error}");
+    assert!(error.to_string().contains("other.yaml:1: lacks the key name"), "{error}");
+}
+
+#[test]
+fn a_directory_that_is_not_there_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("missing");
+    assert!(matches!(Catalog::load(Some(&missing)), Err(LoadError::Unreadable(path, _)) if path == missing));
+    assert!(lint(&missing).is_err());
+}
+
+#[test]
+fn two_files_cannot_have_the_same_id() {
+    let dir = directory(&[("acme.yaml", VALID), ("bacme.yaml", VALID)]);
+    let report = lint(dir.path()).unwrap().to_string();
+    assert!(report.contains("has the same id as"), "{report}");
+    assert!(report.contains("must be the file's name without .yaml"), "{report}");
+}
+
+#[test]
+fn files_that_would_be_passed_over_by_mistake_are_findings() {
+    let dir = directory(&[("acme.yml", VALID)]);
+    assert!(lint(dir.path()).unwrap().to_string().contains("name it .yaml"));
+    let large = format!("{VALID}#{}", "x".repeat(256 * 1024));
+    let dir = directory(&[("acme.yaml", &large)]);
+    assert!(lint(dir.path()).unwrap().to_string().contains("256 KiB"));
+}
+
+#[test]
+fn lint_reports_the_findings_of_every_file() {
+    let dir = directory(&[("a.yaml", "id: [\n"), ("b.yaml", VALID), ("c.yaml", "id: c\n")]);
+    let report = lint(dir.path()).unwrap();
+    for name in ["a.yaml", "b.yaml", "c.yaml"] {
+        assert!(report.findings.iter().any(|finding| finding.file.ends_with(name)), "{report}");
+    }
+}

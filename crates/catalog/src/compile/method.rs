@@ -1,0 +1,326 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use keyholder_domain::AuthMethod;
+
+use super::check_text;
+use super::field::{check_credential, compile_fields};
+use crate::definition::{HttpDefinition, MethodDefinition};
+use crate::field::{check_header_name, check_token, is_cookie_text, is_header_text};
+use crate::findings::Findings;
+use crate::template::{Position, Reference, Source};
+use crate::tree::Place;
+use crate::{Basic, Field, Format, Http, Method, Template, check_https_url};
+
+/// Compiles the ways to connect, and notes in the config's fields what carries them.
+pub(super) fn compile_methods(
+    definitions: Vec<MethodDefinition>,
+    config: &mut [Field],
+    findings: &mut Findings,
+) -> Vec<Method> {
+    let mut seen = BTreeSet::new();
+    let mut methods = Vec::with_capacity(definitions.len());
+    for (number, definition) in definitions.into_iter().enumerate() {
+        let place = Place::default().key("auth_methods").item(number);
+        if !seen.insert(definition.method.0) {
+            findings.add(&place.key("method"), "is there twice");
+        }
+        methods.push(compile_method(definition, &place, config, findings));
+    }
+    methods
+}
+
+/// Compiles the provider's own base URL, which knows the config only.
+pub(super) fn compile_base_url(
+    text: &str,
+    place: &Place,
+    config: &mut [Field],
+    findings: &mut Findings,
+) -> Option<Template> {
+    TemplateCompiler { credential: None, config, used: BTreeSet::new(), findings }.base_url(text, place)
+}
+
+fn compile_method(
+    definition: MethodDefinition,
+    place: &Place,
+    config: &mut [Field],
+    findings: &mut Findings,
+) -> Method {
+    check_text(&definition.title, &place.key("title"), findings);
+    let method = definition.method.0;
+    let mut fields = compile_fields(definition.fields, &place.key("fields"), findings);
+    let mut compiler =
+        TemplateCompiler { credential: Some(&mut fields), config, used: BTreeSet::new(), findings };
+    let http = compiler.http(definition.http, &place.key("http"));
+    let used = compiler.used;
+
+    let method = Method {
+        method,
+        title: definition.title,
+        fields,
+        http,
+        account_id: definition.account_id,
+        open_fields: definition.open_fields,
+    };
+    check_credential(&method.fields, &place.key("fields"), findings);
+    if method.method.is_static() {
+        check_static(&method, &used, place, findings);
+    } else {
+        check_issued(&method, place, findings);
+    }
+    check_account_id(&method, place, findings);
+    method
+}
+
+/// What holds for a method whose credential is typed in.
+fn check_static(method: &Method, used: &BTreeSet<String>, place: &Place, findings: &mut Findings) {
+    let custom = method.method == AuthMethod::Custom;
+    if method.open_fields && !custom {
+        findings.add(&place.key("open_fields"), "must not be true but for the method custom");
+    }
+    if method.fields.is_empty() && !method.open_fields {
+        findings.add(&place.key("fields"), "must not be empty: there is nothing to connect with");
+    }
+    let secrets = method.fields.iter().filter(|field| field.secret).count();
+    if matches!(method.method, AuthMethod::ApiKey | AuthMethod::Bearer) && secrets != 1 {
+        findings.add(&place.key("fields"), "must have exactly one secret field for this method");
+    }
+    if method.method == AuthMethod::Basic && method.http.basic.is_none() {
+        findings.add(&place.key("http"), "must have the key basic for this method");
+    }
+    for (number, field) in method.fields.iter().enumerate() {
+        if field.secret && !custom && !used.contains(&field.name) {
+            let sentence = "is a secret that no template of this method uses";
+            findings.add(&place.key("fields").item(number), sentence);
+        }
+    }
+}
+
+/// What holds for a method whose credential an OAuth server issues: there is nothing to type in, and
+/// nothing to say about requests.
+fn check_issued(method: &Method, place: &Place, findings: &mut Findings) {
+    let http = &method.http;
+    let has_http = !(http.headers.is_empty() && http.query_parameters.is_empty() && http.cookies.is_empty())
+        || http.base_url.is_some()
+        || http.basic.is_some();
+    let extras =
+        [("fields", !method.fields.is_empty()), ("open_fields", method.open_fields), ("http", has_http)];
+    for (key, present) in extras {
+        if present {
+            findings.add(&place.key(key), "must be left out: the owner types nothing in for this method");
+        }
+    }
+}
+
+fn check_account_id(method: &Method, place: &Place, findings: &mut Findings) {
+    let Some(name) = &method.account_id else { return };
+    let place = place.key("account_id");
+    match method.fields.iter().find(|field| field.name == *name) {
+        None => findings.add(&place, "does not name a field of this method"),
+        Some(field) if field.secret => findings.add(&place, "names a secret field; accounts are shown"),
+        Some(field) if !field.required => findings.add(&place, "names a field that is not required"),
+        Some(_) => {}
+    }
+}
+
+/// What a template is for, which decides what may be referred to in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    HeaderName,
+    ParameterName,
+    HeaderValue,
+    QueryValue,
+    CookieValue,
+    Username,
+    Password,
+    Url,
+}
+
+impl Use {
+    const fn is_name(self) -> bool {
+        matches!(self, Self::HeaderName | Self::ParameterName)
+    }
+}
+
+/// Compiles templates against the fields that they may refer to.
+struct TemplateCompiler<'a> {
+    /// The method's fields; nothing where no credential may be referred to.
+    credential: Option<&'a mut [Field]>,
+    config: &'a mut [Field],
+    /// The credential fields that were referred to.
+    used: BTreeSet<String>,
+    findings: &'a mut Findings,
+}
+
+impl TemplateCompiler<'_> {
+    fn http(&mut self, definition: HttpDefinition, place: &Place) -> Http {
+        let headers = &place.key("headers");
+        let basic_at = place.key("basic");
+        self.check_header_clashes(&definition, headers);
+        Http {
+            headers: self.pairs(definition.headers, headers, Use::HeaderName, Use::HeaderValue),
+            query_parameters: self.pairs(
+                definition.query_parameters,
+                &place.key("query_parameters"),
+                Use::ParameterName,
+                Use::QueryValue,
+            ),
+            cookies: self.pairs(
+                definition.cookies,
+                &place.key("cookies"),
+                Use::ParameterName,
+                Use::CookieValue,
+            ),
+            base_url: definition.base_url.and_then(|text| self.base_url(&text, &place.key("base_url"))),
+            basic: definition.basic.and_then(|basic| {
+                let username = self.template(&basic.username, &basic_at.key("username"), Use::Username);
+                let password = self.template(&basic.password, &basic_at.key("password"), Use::Password);
+                Some(Basic { username: username?, password: password? })
+            }),
+        }
+    }
+
+    fn check_header_clashes(&mut self, definition: &HttpDefinition, place: &Place) {
+        let mut seen: BTreeSet<String> =
+            definition.basic.iter().map(|_| "authorization".to_owned()).collect();
+        for name in definition.headers.keys() {
+            if !seen.insert(name.to_ascii_lowercase()) {
+                self.findings.add(&place.key(name), "is a header that is set twice");
+            }
+        }
+    }
+
+    fn pairs(
+        &mut self,
+        definitions: BTreeMap<String, String>,
+        place: &Place,
+        name_use: Use,
+        value_use: Use,
+    ) -> Vec<(Template, Template)> {
+        let mut pairs = Vec::with_capacity(definitions.len());
+        for (name, value) in definitions {
+            let place = place.key(&name);
+            let name = self.template(&name, &place, name_use);
+            let value = self.template(&value, &place, value_use);
+            pairs.extend(name.zip(value));
+        }
+        pairs
+    }
+
+    fn base_url(&mut self, text: &str, place: &Place) -> Option<Template> {
+        let template = self.findings.accept(place, Template::parse_url(text))?;
+        if template.start_is_open() {
+            self.findings.add(place, "must have a slash behind a reference that is the URL's beginning");
+        }
+        // The provider's own base URL may be left to an optional field; a method's holds its credential.
+        let may_be_absent = self.credential.is_none() && template.sole_reference().is_some();
+        for reference in template.references() {
+            self.reference(reference, place, Use::Url, may_be_absent);
+        }
+        self.sample(&template, place, Use::Url);
+        Some(template)
+    }
+
+    fn template(&mut self, text: &str, place: &Place, used_as: Use) -> Option<Template> {
+        let template = self.findings.accept(place, Template::parse(text))?;
+        if used_as.is_name() && template.references().next().is_some() && template.sole_reference().is_none()
+        {
+            self.findings.add(place, "has a name that is partly text and partly a reference");
+        }
+        for reference in template.references() {
+            self.reference(reference, place, used_as, false);
+        }
+        self.sample(&template, place, used_as);
+        Some(template)
+    }
+
+    /// Checks one reference, and notes in the field what carries it.
+    fn reference(&mut self, reference: &Reference, place: &Place, used_as: Use, may_be_absent: bool) {
+        let name = &reference.field;
+        let fields = match reference.source {
+            Source::Config => &mut *self.config,
+            Source::Credential => match &mut self.credential {
+                Some(fields) if !used_as.is_name() => &mut **fields,
+                _ => {
+                    let sentence =
+                        format!("must not refer to {{credential.{name}}}: this place is not secret");
+                    return self.findings.add(place, sentence);
+                }
+            },
+        };
+        let Some(field) = fields.iter_mut().find(|field| field.name == *name) else {
+            return self.findings.add(place, format!("refers to {name}, which is not among its fields"));
+        };
+        match used_as {
+            Use::HeaderValue => field.carriers.header = true,
+            Use::CookieValue => field.carriers.cookie = true,
+            Use::Username => field.carriers.username = true,
+            Use::Url => field.carriers.path |= reference.position == Position::Path,
+            Use::HeaderName | Use::ParameterName | Use::QueryValue | Use::Password => {}
+        }
+        for sentence in reference_problems(field, reference, used_as, may_be_absent) {
+            self.findings.add(place, format!("refers to {name}, which {sentence}"));
+        }
+        if reference.source == Source::Credential {
+            self.used.insert(name.clone());
+        }
+    }
+
+    /// Checks the text around the references, by filling in what each of them could be.
+    fn sample(&mut self, template: &Template, place: &Place, used_as: Use) {
+        let filled = template.render(&|reference| {
+            Some(if reference.position == Position::UrlStart { "https://host.example" } else { "x" })
+        });
+        let Ok(text) = filled else { return };
+        let problem = match used_as {
+            Use::HeaderName => check_header_name(&text).err(),
+            Use::ParameterName => check_token(&text).err(),
+            Use::Url => check_https_url(&text).err(),
+            Use::HeaderValue => (!is_header_text(&text)).then_some("must be ASCII, since it is a header"),
+            Use::CookieValue => {
+                (!is_cookie_text(&text)).then_some("has characters that a cookie cannot carry")
+            }
+            Use::QueryValue | Use::Password => {
+                text.chars().any(char::is_control).then_some("must not contain control characters")
+            }
+            Use::Username => (text.contains(':') || text.chars().any(char::is_control))
+                .then_some("must not contain colons and control characters"),
+        };
+        if let Some(sentence) = problem {
+            self.findings.add(place, sentence);
+        }
+    }
+}
+
+fn reference_problems(
+    field: &Field,
+    reference: &Reference,
+    used_as: Use,
+    may_be_absent: bool,
+) -> Vec<&'static str> {
+    let mut problems = Vec::new();
+    if !field.required && field.default.is_none() && !may_be_absent {
+        problems.push("is neither required nor has a default");
+    }
+    if field.multiline {
+        problems.push("may hold line breaks");
+    }
+    if field.allow_empty && (used_as == Use::Url || used_as.is_name()) {
+        problems.push("may be empty");
+    }
+    let wanted = match (used_as, reference.position) {
+        (Use::HeaderName, _) => Some((Format::HeaderName, "must have the format header_name")),
+        (Use::ParameterName, _) => Some((Format::ParameterName, "must have the format parameter_name")),
+        (_, Position::UrlStart) => Some((Format::HttpsUrl, "must have the format https_url")),
+        (_, Position::Host) => Some((Format::HostLabel, "must have the format host_label")),
+        (_, Position::Path | Position::Text) => None,
+    };
+    if let Some((format, sentence)) = wanted
+        && field.format != Some(format)
+    {
+        problems.push(sentence);
+    }
+    if reference.position == Position::Host && field.secret {
+        problems.push("is secret, and host names are looked up in the open");
+    }
+    problems
+}

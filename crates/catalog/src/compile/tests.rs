@@ -1,0 +1,268 @@
+use super::*;
+
+/// A definition that uses about everything.
+const VALID: &str = "\
+id: acme
+name: Acme
+documentation_url: https://acme.example/docs
+facts_checked: 2026-01-31
+base_url: https://{config.tenant}.acme.example/v1
+config:
+  - { name: tenant, title: Tenant, format: host_label }
+  - { name: region, title: Region, default: eu, pattern: 'eu|us' }
+  - { name: header, title: Header, default: X-Key, format: header_name }
+auth_methods:
+  - method: api_key
+    title: API key
+    fields:
+      - { name: account, title: Account }
+      - { name: api_key, title: API key, secret: true }
+    account_id: account
+    http:
+      headers: { '{config.header}': '{credential.api_key}', X-Region: '{config.region}' }
+  - method: custom
+    title: Key file
+    fields:
+      - { name: key, title: Key, secret: true, multiline: true }
+scopes:
+  - { name: read, title: Read }
+default_scopes: [read]
+capabilities:
+  - { id: files, title: Files, scopes: [read], base_url: 'https://files.acme.example' }
+";
+
+fn findings(text: &str) -> Vec<String> {
+    match compile(Path::new("acme.yaml"), text).provider {
+        Ok(_) => Vec::new(),
+        Err(findings) => findings.iter().map(Finding::to_string).collect(),
+    }
+}
+
+/// Puts one text in place of another, and asserts that exactly this finding follows.
+#[track_caller]
+fn assert_finding(from: &str, to: &str, expected: &str) {
+    assert!(VALID.contains(from), "{from:?} is not in the definition");
+    let found = findings(&VALID.replacen(from, to, 1));
+    assert!(found.len() == 1 && found[0].contains(expected), "{to:?} gave {found:#?}");
+}
+
+/// Puts one text in place of another, and asserts that this is among the findings.
+#[track_caller]
+fn assert_among_findings(from: &str, to: &str, expected: &str) {
+    assert!(VALID.contains(from), "{from:?} is not in the definition");
+    let found = findings(&VALID.replacen(from, to, 1));
+    assert!(found.iter().any(|finding| finding.contains(expected)), "{to:?} gave {found:#?}");
+}
+
+#[test]
+fn accepts_the_definition_that_the_others_are_made_from() {
+    assert_eq!(findings(VALID), Vec::<String>::new());
+}
+
+#[test]
+fn names_unknown_keys_with_their_line_and_the_known_ones() {
+    assert_finding(
+        "title: Tenant,",
+        "title: Tenant, hint: x,",
+        "acme.yaml:7: config[0].hint: is not a known key",
+    );
+    assert_finding("name: Acme\n", "name: Acme\noauth: {}\n", "acme.yaml:3: oauth: is not a known key");
+    assert_finding("http:\n", "http:\n      body: {}\n", "known here: base_url, basic, cookies, headers");
+}
+
+#[test]
+fn names_missing_keys_and_wrong_types() {
+    assert_finding("name: Acme\n", "", "acme.yaml:1: lacks the key name");
+    assert_finding("name: Acme\n", "name: 7\n", "name: must be text: put it in quotes");
+    assert_finding("name: Acme\n", "name: [a]\n", "name: must be text");
+    assert_finding("name: Acme\n", "name:\n", "name: must be text");
+    assert_finding("secret: true", "secret: 'true'", "must be true or false");
+    assert_finding("[read]\ncap", "read\ncap", "default_scopes: must be a list");
+    assert_finding("format: host_label", "format: hostname", "must be one of https_url, header_name");
+    assert_finding("method: api_key", "method: apikey", "must be one of oauth2_code");
+}
+
+#[test]
+fn reports_every_finding_and_not_only_the_first() {
+    let text = VALID
+        .replace("facts_checked: 2026-01-31", "facts_checked: 2026-13-31")
+        .replace("name: Acme\n", "name: Acme\nsurprise: 1\n")
+        .replace("'eu|us'", "'eu|us('")
+        .replace("{credential.api_key}", "{credential.key}");
+    let found = findings(&text).join("\n");
+    for expected in [
+        "surprise: is not a known key",
+        "facts_checked: must be a date",
+        "config[1].pattern: is not a regular expression",
+        "refers to key, which is not among its fields",
+        "is a secret that no template of this method uses",
+    ] {
+        assert!(found.contains(expected), "no {expected:?} in\n{found}");
+    }
+}
+
+#[test]
+fn a_syntax_error_has_its_line() {
+    let found = findings("id: acme\nname: [\n");
+    assert!(found.len() == 1 && found[0].starts_with("acme.yaml:"), "{found:?}");
+    assert_eq!(findings(&format!("{VALID}---\n{VALID}")).len(), 1, "two documents");
+    assert_eq!(findings(&VALID.replace("name: Acme\n", "name: Acme\nname: Acme\n")).len(), 1, "a key twice");
+    assert_eq!(findings("").len(), 1, "an empty file");
+}
+
+#[test]
+fn the_id_is_the_name_of_the_file() {
+    assert_finding("id: acme\n", "id: other\n", "acme.yaml:1: id: must be the file's name without .yaml");
+    let found = findings(&VALID.replace("id: acme\n", "id: Acme\n")).join("\n");
+    assert!(found.contains("must be 1 to 64 characters of a-z"), "{found}");
+}
+
+#[test]
+fn facts_have_a_source_and_a_date() {
+    assert_finding("https://acme.example/docs", "http://acme.example/docs", "must be an https URL");
+    for date in ["2026-1-31", "31.01.2026", "2026-00-01", "2026-01-32", "+026-01-01"] {
+        assert_finding("2026-01-31", date, "must be a date");
+    }
+}
+
+#[test]
+fn a_template_refers_to_fields_that_are_there() {
+    assert_finding(
+        "X-Region: '{config.region}'",
+        "X-Region: '{config.place}'",
+        "refers to place, which is not",
+    );
+    assert_finding("X-Region: '{config.region}'", "X-Region: '{credential.region}'", "refers to region");
+    assert_finding("X-Region: '{config.region}'", "X-Region: '{region}'", "may refer to");
+    assert_finding("X-Region: '{config.region}'", "X-Region: '{config.region'", "has a { without a }");
+}
+
+#[test]
+fn a_template_refers_to_fields_that_always_have_a_value() {
+    assert_finding("default: eu,", "required: false,", "neither required nor has a default");
+    let absent = VALID
+        .replace("https://{config.tenant}.acme.example/v1", "'{config.tenant}'")
+        .replace("title: Tenant, format: host_label", "title: Tenant, format: https_url, required: false");
+    assert_eq!(findings(&absent), Vec::<String>::new(), "but a base URL may be left to an optional field");
+}
+
+#[test]
+fn what_may_hold_line_breaks_goes_into_no_template() {
+    for template in [
+        "headers: { X: '{credential.key}' }",
+        "query_parameters: { x: '{credential.key}' }",
+        "cookies: { x: '{credential.key}' }",
+        "base_url: 'https://x.example/{credential.key}'",
+        "basic: { username: x, password: '{credential.key}' }",
+    ] {
+        let to = format!("multiline: true }}\n    http:\n      {template}\nscopes:");
+        assert_finding("multiline: true }\nscopes:", &to, "which may hold line breaks");
+    }
+}
+
+#[test]
+fn a_secret_stays_out_of_places_that_are_not_secret() {
+    assert_finding("title: Region,", "title: Region, secret: true,", "config is shown to everyone");
+    assert_finding("account_id: account", "account_id: api_key", "names a secret field");
+    assert_finding("X-Region: '{config.region}'", "'{credential.api_key}': x", "this place is not secret");
+    assert_finding(
+        ".acme.example/v1",
+        ".acme.example/{credential.api_key}",
+        "must not refer to {credential.api_key}: this place is not secret",
+    );
+    let host = "http:\n      base_url: 'https://{credential.api_key}.acme.example'\n";
+    let found = findings(&VALID.replacen("http:\n", host, 1)).join("\n");
+    assert!(found.contains("is secret, and host names are looked up in the open"), "{found}");
+}
+
+#[test]
+fn names_are_not_given_twice() {
+    assert_among_findings("name: region", "name: tenant", "is the name of another field too");
+    assert_among_findings("name: account,", "name: api_key,", "is the name of another field too");
+    assert_among_findings("method: custom", "method: api_key", "is there twice");
+    assert_finding("title: Read }", "title: Read }\n  - { name: read, title: Again }", "is there twice");
+    assert_finding("X-Region: '{config.region}'", "a: x, A: y", "is a header that is set twice");
+    let files = "capabilities:\n  - { id: files, title: Files, scopes: [] }\n";
+    assert_finding("capabilities:\n", files, "is there twice");
+}
+
+#[test]
+fn names_from_the_config_have_the_format_of_names() {
+    assert_finding(", format: header_name", "", "must have the format header_name");
+    assert_finding("'{config.header}'", "'X-{config.header}'", "partly text and partly a reference");
+    assert_finding("X-Region:", "'X Region':", "must be 1 to 256 characters of A-Z");
+    assert_finding("X-Region:", "Host:", "belongs to the connection");
+    assert_finding("default: X-Key", "default: 'X Key'", "config[2].default: must be 1 to 256 characters");
+}
+
+#[test]
+fn a_base_url_is_an_https_url_whose_host_is_under_control() {
+    let url = "https://{config.tenant}.acme.example/v1";
+    assert_finding(url, "http://{config.tenant}.acme.example", "must begin with https://");
+    assert_finding(url, "https://{config.tenant}.acme.example/?x={config.region}", "must not have a query");
+    assert_finding(url, "https://{config.tenant}.acme.example/../x", "path segments");
+    assert_finding(", format: host_label", "", "must have the format host_label");
+    assert_finding(url, "'{config.tenant}'", "must have the format https_url");
+    let glued = VALID.replace("format: host_label", "format: https_url");
+    for base_url in ["'{config.tenant}.evil.example'", "'{config.tenant}{config.region}'"] {
+        let found = findings(&glued.replace(url, base_url)).join("\n");
+        assert!(found.contains("must have a slash behind a reference"), "{base_url} gave {found}");
+    }
+    let path = glued.replace(url, "'{config.tenant}/{config.region}{config.header}'");
+    assert_eq!(findings(&path), Vec::<String>::new(), "in the path, references may stand side by side");
+    assert_finding("https://files.acme.example", "http://files.acme.example", "must begin with https://");
+}
+
+#[test]
+fn a_method_has_what_it_takes_to_connect() {
+    assert_among_findings("title: Account }", "title: Account, secret: true }", "names a secret field");
+    assert_finding("account_id: account", "account_id: nobody", "does not name a field");
+    assert_finding("title: Account }", "title: Account, required: false }", "is not required");
+    assert_finding("secret: true }", "secret: true, default: x }", "a credential has no default");
+    assert_finding("secret: true }", "secret: true, allow_empty: true }", "a credential is never empty");
+    assert_finding("    account_id", "    open_fields: true\n    account_id", "but for the method custom");
+    assert_finding("method: api_key", "method: basic", "must have the key basic");
+    assert_finding(
+        "api_key, title: API key, secret: true",
+        "api_key, title: API key",
+        "exactly one secret field",
+    );
+}
+
+#[test]
+fn an_issued_credential_has_nothing_to_type_in() {
+    let found = findings(&VALID.replacen("method: api_key", "method: oauth2_code", 1)).join("\n");
+    for key in ["fields", "http"] {
+        assert!(found.contains(&format!("auth_methods[0].{key}: must be left out")), "{found}");
+    }
+    let listed =
+        VALID.replacen("auth_methods:\n", "auth_methods:\n  - { method: oauth2_code, title: Sign in }\n", 1);
+    assert_eq!(findings(&listed), Vec::<String>::new());
+}
+
+#[test]
+fn scopes_are_scopes_that_the_provider_has() {
+    assert_finding("default_scopes: [read]", "default_scopes: [write]", "default_scopes[0]: is not one of");
+    assert_finding(
+        "scopes: [read], base",
+        "scopes: [write], base",
+        "capabilities[0].scopes[0]: is not one of",
+    );
+    let found = findings(&VALID.replace("name: read,", "name: 'read all',")).join("\n");
+    assert!(found.contains("scopes[0].name: must be 1 to 256 visible ASCII"), "{found}");
+}
+
+#[test]
+fn services_are_services() {
+    for service in ["gateway", "user:u_42", "**", "service:"] {
+        let to = format!("name: Acme\nservices: ['{service}']\n");
+        assert_finding("name: Acme\n", &to, "acme.yaml:3: services[0]: must be \"*\" or a service");
+    }
+}
+
+#[test]
+fn defaults_keep_their_own_rules() {
+    assert_finding("default: eu,", "default: mars,", "config[1].default: does not have the form");
+    assert_finding("default: eu,", "default: eu, required: true,", "must not be true for a field that has");
+    assert_among_findings("name: region", "name: Region", "must be 1 to 63 characters of a-z");
+}
