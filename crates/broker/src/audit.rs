@@ -1,5 +1,5 @@
 use keyholder_domain::{
-    AuditEvent, AuditKind, Connection, Grant, OrganizationId, Principal, ProviderId, WorkloadId,
+    AuditEvent, AuditKind, Connection, Grant, OrganizationId, Principal, ProviderId, Reason, WorkloadId,
 };
 use keyholder_store::{AuditFilter, Change, NewAuditEvent};
 
@@ -17,7 +17,7 @@ pub struct Denied<'a> {
     /// The provider that was meant, if it was named.
     pub provider_id: Option<&'a ProviderId>,
     /// The stable reason.
-    pub reason: &'a str,
+    pub reason: Reason,
 }
 
 impl Broker {
@@ -41,7 +41,7 @@ impl Broker {
             connection: None,
             grant_id: None,
             provider_id: denied.provider_id,
-            reason: denied.reason,
+            reason: denied.reason.as_str(),
             purpose: "",
         };
         Ok(self.store().record(&event).await?)

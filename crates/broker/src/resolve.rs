@@ -12,7 +12,7 @@ use keyholder_catalog::{Injection, Method, Provider};
 use keyholder_domain::access::{Denial, Permit, Question, Right, decide, right_to_use};
 use keyholder_domain::{
     Account, AuditEventId, AuditKind, AuthMethod, Connection, ConnectionId, ConnectionState, Generation,
-    GrantId, Principal, ProviderId, Scopes, Text, Timestamp, WorkloadId,
+    GrantId, Principal, ProviderId, Reason, Scopes, Text, Timestamp, WorkloadId,
 };
 use keyholder_store::{Candidate, Found, NewAuditEvent, Release, Target};
 use keyholder_vault::{Credential, ExposeSecret, OpenError, Place, SecretString};
@@ -277,7 +277,7 @@ impl Broker {
         let (credential, http) = match opened {
             Ok(opened) => opened,
             Err(source) => {
-                self.record(caller, ask, Some(connection), None, "CREDENTIAL_UNREADABLE").await?;
+                self.record(caller, ask, Some(connection), None, Reason::CredentialUnreadable).await?;
                 return Err(unreadable(source));
             }
         };
@@ -359,7 +359,7 @@ impl Broker {
         ask: &Ask,
         connection: Option<&Connection>,
         provider_id: Option<&ProviderId>,
-        reason: &str,
+        reason: Reason,
     ) -> Result<(), BrokerError> {
         let event = NewAuditEvent {
             id: self.audit_event_id(),
@@ -370,7 +370,7 @@ impl Broker {
             connection: connection.map(|connection| (connection.id, connection.generation)),
             grant_id: None,
             provider_id: provider_id.or(connection.map(|connection| &connection.provider_id)),
-            reason,
+            reason: reason.as_str(),
             purpose: ask.purpose.as_str(),
         };
         Ok(self.store().record(&event).await?)
@@ -413,26 +413,15 @@ impl From<&&Candidate> for AmbiguousCandidate {
 }
 
 impl Refusal {
-    /// The stable reason, as the API and the audit give it.
-    pub const fn reason(&self) -> &'static str {
+    /// The stable reason.
+    pub const fn reason(&self) -> Reason {
         match self {
-            Self::Denied(denial) => match denial {
-                Denial::GrantMissing => "GRANT_MISSING",
-                Denial::GrantRevoked => "GRANT_REVOKED",
-                Denial::GrantExpired => "GRANT_EXPIRED",
-                Denial::WorkloadNotGranted => "WORKLOAD_NOT_GRANTED",
-                Denial::ScopeNotGranted => "SCOPE_NOT_GRANTED",
-                Denial::ConnectionPending => "CONNECTION_PENDING",
-                Denial::ConnectionDisabled => "CONNECTION_DISABLED",
-                Denial::ReauthorizationRequired => "REAUTHORIZATION_REQUIRED",
-                Denial::ScopeMissing => "SCOPE_MISSING",
-                Denial::ConnectionDeleted => "CONNECTION_NOT_FOUND",
-            },
-            Self::ConnectionNotFound => "CONNECTION_NOT_FOUND",
-            Self::Ambiguous(_) => "AMBIGUOUS_CONNECTION",
-            Self::ProviderNotFound => "PROVIDER_NOT_FOUND",
-            Self::ProviderNotAllowed => "PROVIDER_NOT_ALLOWED",
-            Self::UrlNotAllowed => "URL_NOT_ALLOWED",
+            Self::Denied(denial) => denial.reason(),
+            Self::ConnectionNotFound => Reason::ConnectionNotFound,
+            Self::Ambiguous(_) => Reason::AmbiguousConnection,
+            Self::ProviderNotFound => Reason::ProviderNotFound,
+            Self::ProviderNotAllowed => Reason::ProviderNotAllowed,
+            Self::UrlNotAllowed => Reason::UrlNotAllowed,
         }
     }
 }

@@ -4,8 +4,8 @@
 //! speak as whom) and nothing of freshness; both are asked elsewhere, and each can only refuse.
 
 use crate::{
-    Connection, ConnectionState, Generation, Grant, GrantId, GrantState, GrantTarget, Principal, Scopes,
-    Timestamp, WorkloadId,
+    Connection, ConnectionState, Generation, Grant, GrantId, GrantState, GrantTarget, Principal, Reason,
+    Scopes, Timestamp, WorkloadId,
 };
 
 /// What is asked.
@@ -63,6 +63,24 @@ pub enum Denial {
     ScopeMissing,
     /// The connection is deleted.
     ConnectionDeleted,
+}
+
+impl Denial {
+    /// The stable reason. A deleted connection looks like one that never was.
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::GrantMissing => Reason::GrantMissing,
+            Self::GrantRevoked => Reason::GrantRevoked,
+            Self::GrantExpired => Reason::GrantExpired,
+            Self::WorkloadNotGranted => Reason::WorkloadNotGranted,
+            Self::ScopeNotGranted => Reason::ScopeNotGranted,
+            Self::ConnectionPending => Reason::ConnectionPending,
+            Self::ConnectionDisabled => Reason::ConnectionDisabled,
+            Self::ReauthorizationRequired => Reason::ReauthorizationRequired,
+            Self::ScopeMissing => Reason::ScopeMissing,
+            Self::ConnectionDeleted => Reason::ConnectionNotFound,
+        }
+    }
 }
 
 /// Decides.
