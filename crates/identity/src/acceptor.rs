@@ -1,0 +1,146 @@
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::MtlsStream;
+use crate::handshake::{self, HandshakeError};
+
+/// How much of the server handshakes may take.
+#[derive(Debug, Clone, Copy)]
+pub struct HandshakeLimits {
+    /// How many may run at once. One more, and the oldest is dropped in its favour: a flood of half-open
+    /// connections ends its own, while an honest handshake of a few milliseconds gets through.
+    pub concurrent: NonZeroUsize,
+    /// How long each may take.
+    pub timeout: Duration,
+}
+
+impl Default for HandshakeLimits {
+    /// 256 at once, 5 seconds each.
+    fn default() -> Self {
+        Self { concurrent: NonZeroUsize::new(256).expect("256 is not zero"), timeout: Duration::from_secs(5) }
+    }
+}
+
+/// Accepts connections, and yields those whose peer has proved who it is, for tonic's
+/// `serve_with_incoming_shutdown`.
+///
+/// Each handshake runs in a task of its own, so that a slow one delays nobody. A failed one is logged and
+/// never reaches the stream. Dropping the stream stops listening. Must be called within a tokio runtime.
+pub fn incoming(listener: TcpListener, config: Arc<ServerConfig>, limits: HandshakeLimits) -> Incoming {
+    let (sender, receiver) = mpsc::channel(limits.concurrent.get());
+    let acceptor = Acceptor {
+        tls: TlsAcceptor::from(config),
+        limits,
+        sender,
+        tasks: JoinSet::new(),
+        order: VecDeque::new(),
+    };
+    let task = tokio::spawn(acceptor.run(listener)).abort_handle();
+    Incoming { accepted: ReceiverStream::new(receiver), task }
+}
+
+/// The connections of workloads. See [`incoming`].
+#[derive(Debug)]
+pub struct Incoming {
+    accepted: ReceiverStream<io::Result<MtlsStream>>,
+    task: AbortHandle,
+}
+
+impl Stream for Incoming {
+    type Item = io::Result<MtlsStream>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.accepted).poll_next(cx)
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Acceptor {
+    tls: TlsAcceptor,
+    limits: HandshakeLimits,
+    sender: mpsc::Sender<io::Result<MtlsStream>>,
+    tasks: JoinSet<()>,
+    /// The handshakes, oldest first; some may be over.
+    order: VecDeque<AbortHandle>,
+}
+
+impl Acceptor {
+    async fn run(mut self, listener: TcpListener) {
+        let mut failures = 0;
+        loop {
+            match listener.accept().await {
+                Ok((socket, address)) => {
+                    failures = 0;
+                    self.make_room();
+                    self.start(socket, address);
+                }
+                Err(error) => {
+                    if let Some(pause) = pause_after(&error, failures) {
+                        failures += 1;
+                        tracing::warn!(error = %error, pause = ?pause, "cannot accept connections");
+                        tokio::time::sleep(pause).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Forgets the handshakes that are over; if all places are still taken, drops the oldest.
+    fn make_room(&mut self) {
+        while self.tasks.try_join_next().is_some() {}
+        if self.order.len() >= self.limits.concurrent.get() {
+            self.order.retain(|handshake| !handshake.is_finished());
+        }
+        if self.order.len() >= self.limits.concurrent.get()
+            && let Some(oldest) = self.order.pop_front()
+        {
+            oldest.abort();
+            tracing::debug!(reason = "crowded_out", "handshake dropped");
+        }
+    }
+
+    fn start(&mut self, socket: TcpStream, address: SocketAddr) {
+        let (tls, timeout, sender) = (self.tls.clone(), self.limits.timeout, self.sender.clone());
+        self.order.push_back(self.tasks.spawn(async move {
+            let handshake = handshake::accept(&tls, socket, address);
+            let outcome = tokio::time::timeout(timeout, handshake).await;
+            match outcome.unwrap_or(Err(HandshakeError::TimedOut)) {
+                // Fails only when the server no longer listens.
+                Ok(stream) => drop(sender.send(Ok(stream)).await),
+                Err(error) => error.log(address),
+            }
+        }));
+    }
+}
+
+/// How long to wait before the next accept: not at all after a fault of that one connection; ever longer,
+/// up to a second, when the machine itself is short of something, such as file descriptors.
+fn pause_after(error: &io::Error, failures: u32) -> Option<Duration> {
+    use io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::ConnectionAborted | Kind::ConnectionReset | Kind::ConnectionRefused | Kind::Interrupted => None,
+        _ => Some(Duration::from_millis(10 << failures.min(6)).min(Duration::from_secs(1))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,55 @@
+//! Probes and metrics, on a port of their own that only the platform reaches.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use keyholder_broker::{Broker, SchemaState};
+
+use crate::metrics::Metrics;
+
+/// What the probes look at.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// The broker, for its database.
+    pub broker: Broker,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// `/livez`, `/readyz` and `/metrics`.
+pub fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(admin)
+}
+
+/// Ready when the database answers and its schema is ours.
+async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static str) {
+    match admin.broker.store().schema_state().await {
+        Ok(SchemaState::Current) => (StatusCode::OK, "ok\n"),
+        Ok(SchemaState::Older) => (StatusCode::SERVICE_UNAVAILABLE, "the database is not migrated\n"),
+        Ok(SchemaState::Newer) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the database is newer than this binary\n")
+        }
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the database cannot be reached\n"),
+    }
+}
+
+async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+    let text = admin.metrics.encode(admin.broker.store().pool_use(), admin.broker.cache_use());
+    match text {
+        Ok(text) => (
+            StatusCode::OK,
+            [(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+            text,
+        ),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, [(CONTENT_TYPE, "text/plain")], String::new()),
+    }
+}

@@ -1,0 +1,156 @@
+//! What is known of a call while it runs: who calls, and what the log line will say.
+
+use std::fmt::Display;
+use std::sync::{Arc, OnceLock};
+
+use keyholder_broker::{Broker, BrokerError, Denied};
+use keyholder_catalog::Provider;
+use keyholder_domain::{OrganizationId, Principal, ProviderId, Reason};
+use keyholder_identity::{Peer, Policy, ProviderRule, Role, Workload};
+use tonic::{Extensions, Status};
+
+use crate::problem::{Problem, reason_of};
+
+/// A call that the gate has let through.
+#[derive(Debug, Clone)]
+pub struct Call(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    peer: Arc<Peer>,
+    policy: Arc<Policy>,
+    facts: Facts,
+}
+
+/// What the log line of a call says; each is set at most once.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// The tenant.
+    pub organization_id: OnceLock<String>,
+    /// As whom.
+    pub actor: OnceLock<String>,
+    /// The provider.
+    pub provider_id: OnceLock<String>,
+    /// The connection.
+    pub connection_id: OnceLock<String>,
+    /// The grant.
+    pub grant_id: OnceLock<String>,
+    /// Why it was refused.
+    pub reason: OnceLock<Reason>,
+}
+
+/// Notes a fact; the first one stands.
+pub fn note(fact: &OnceLock<String>, value: impl Display) {
+    // A second value for the same fact says nothing new.
+    fact.set(value.to_string()).ok();
+}
+
+impl Call {
+    /// A call of a workload that the policy lists.
+    pub fn new(peer: Arc<Peer>, policy: Arc<Policy>) -> Self {
+        Self(Arc::new(Inner { peer, policy, facts: Facts::default() }))
+    }
+
+    /// The call that a request belongs to. The gate put it there; without it, the request is refused.
+    pub fn of(extensions: &Extensions) -> Result<Self, Status> {
+        extensions.get().cloned().ok_or_else(|| Problem::new(Reason::WorkloadUnknown).into_status())
+    }
+
+    /// What the log line will say.
+    pub fn facts(&self) -> &Facts {
+        &self.0.facts
+    }
+
+    /// Who calls.
+    pub fn peer(&self) -> &Peer {
+        &self.0.peer
+    }
+
+    /// What the policy says of who calls.
+    pub fn workload(&self) -> Result<&Workload, Problem> {
+        self.0.policy.find(self.0.peer.workload()).ok_or_else(|| Problem::new(Reason::WorkloadUnknown))
+    }
+
+    /// Whether the caller may act for an organization.
+    pub fn check_organization(&self, organization_id: &OrganizationId) -> Result<(), Problem> {
+        note(&self.facts().organization_id, organization_id);
+        if self.workload()?.allows_organization(organization_id) {
+            Ok(())
+        } else {
+            Err(Problem::new(Reason::OrganizationNotAllowed))
+        }
+    }
+
+    /// Whether the caller may speak as an actor. Only a resolver speaks as anybody; managers and operators ask
+    /// about everybody.
+    pub fn check_actor(&self, actor: &Principal) -> Result<(), Problem> {
+        if self.workload()?.allows_actor(actor) { Ok(()) } else { Err(Problem::new(Reason::ActorNotAllowed)) }
+    }
+
+    /// Whether the caller may manage.
+    pub fn is_manager(&self) -> Result<bool, Problem> {
+        let workload = self.workload()?;
+        Ok(workload.has_role(Role::Manager) || workload.has_role(Role::Operator))
+    }
+
+    /// Whether the caller may use a provider as an actor; without one, whether it may manage it.
+    pub fn may_use(&self, actor: Option<&Principal>, provider: &Provider) -> bool {
+        match self.workload().map(Workload::providers) {
+            Ok(ProviderRule::Any) => true,
+            Ok(ProviderRule::Only(listed)) => listed.contains(&provider.id),
+            Ok(ProviderRule::ByDefinition) => actor.is_none_or(|actor| provider.allows_service(actor)),
+            Err(_) => false,
+        }
+    }
+
+    /// Refuses a call: notes the reason for the log, and the cause in it.
+    pub fn fail(&self, problem: impl Into<Problem>) -> Status {
+        let problem = problem.into();
+        self.facts().reason.set(problem.reason()).ok();
+        problem.into_status()
+    }
+
+    /// Refuses a call that the broker could not do. What caused it goes to the log, here and nowhere else.
+    pub fn broke(&self, error: BrokerError) -> Status {
+        if matches!(reason_of(&error), Reason::Internal | Reason::CredentialUnreadable) {
+            tracing::error!(error = %chain(&error), "a call failed inside");
+        } else if matches!(reason_of(&error), Reason::StoreUnavailable | Reason::AuditUnavailable) {
+            tracing::warn!(error = %chain(&error), "the database failed");
+        }
+        self.fail(error)
+    }
+
+    /// Records that the policy refused a resolve, then refuses it. If it cannot be recorded, that is the problem.
+    pub async fn deny(
+        &self,
+        broker: &Broker,
+        organization_id: &OrganizationId,
+        actor: &Principal,
+        provider_id: Option<&ProviderId>,
+        problem: Problem,
+    ) -> Status {
+        let denied = Denied {
+            organization_id,
+            workload: self.peer().workload(),
+            actor: Some(actor),
+            provider_id,
+            reason: problem.reason(),
+        };
+        match broker.record_denial(&denied).await {
+            Ok(()) => self.fail(problem),
+            Err(error) => self.broke(error),
+        }
+    }
+}
+
+/// An error and what caused it, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        cause = error.source();
+    }
+    line
+}

@@ -1,0 +1,31 @@
+//! From messages to domain types and back. Reading a request collects everything that is wrong with it, by the
+//! path of the field; nothing is half read.
+
+mod audit;
+mod connection;
+mod grant;
+mod page;
+mod provider;
+mod reader;
+mod released;
+
+pub use audit::{audit_event, audit_filter};
+pub use connection::{
+    change_filter, connection, connection_filter, connection_update, create_connection, resume_token,
+    resumed, secrets,
+};
+pub use grant::{AskFields, ask, check_access_response, create_grant, grant, grant_filter};
+pub use page::{Page, PageToken};
+pub use provider::provider;
+pub use reader::{Reader, etag, idempotency};
+pub use released::resolve_response;
+
+use keyholder_domain::Timestamp;
+
+/// A moment on the wire.
+fn timestamp(moment: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: moment.unix_timestamp(),
+        nanos: i32::try_from(moment.nanosecond()).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,202 @@
+use keyholder_broker::{Access, Answer, Ask, CreateGrant, GrantFilter, Refusal, Target};
+use keyholder_domain::access::Right;
+use keyholder_domain::{
+    ConnectionId, Grant, GrantId, GrantState, GrantTarget, Principal, ProviderId, Scopes, Text, Timestamp,
+    WorkloadPattern,
+};
+use keyholder_proto::v1;
+
+use super::connection::{account, state};
+use super::page::{Page, PageToken};
+use super::reader::{Reader, idempotency, to_etag};
+use super::timestamp;
+use crate::problem::Problem;
+
+/// A grant on the wire.
+pub fn grant(grant: Grant, now: Timestamp) -> v1::Grant {
+    let state = match grant.state(now) {
+        GrantState::Active => v1::GrantState::Active,
+        GrantState::Expired => v1::GrantState::Expired,
+        GrantState::Revoked => v1::GrantState::Revoked,
+    };
+    v1::Grant {
+        grant_id: grant.id.to_string(),
+        organization_id: grant.organization_id.to_string(),
+        grantee: grant.grantee.to_string(),
+        target: Some(match grant.target {
+            GrantTarget::Connection(id) => v1::grant::Target::ConnectionId(id.to_string()),
+            GrantTarget::Selector { owner, provider_id } => v1::grant::Target::Selector(v1::GrantSelector {
+                owner: owner.to_string(),
+                provider_id: provider_id.to_string(),
+            }),
+        }),
+        scopes: grant.scopes.to_strings(),
+        workloads: grant.workloads.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
+        expire_time: grant.expire_time.map(timestamp),
+        reason: grant.reason.as_str().to_owned(),
+        created_by: grant.created_by.to_string(),
+        revoke_time: grant.revoke_time.map(timestamp),
+        last_used_time: grant.last_used_time.map(timestamp),
+        state: state.into(),
+        create_time: Some(timestamp(grant.create_time)),
+        etag: to_etag(grant.generation),
+    }
+}
+
+/// Reads a request to give a permission.
+pub fn create_grant(mut request: v1::CreateGrantRequest) -> Result<CreateGrant, Problem> {
+    use v1::create_grant_request::Target;
+
+    let mut reader = Reader::new();
+    let request_id = std::mem::take(&mut request.request_id);
+    let idempotency = idempotency(&mut reader, &request_id, &request);
+    let grantee = reader.required("grantee", &request.grantee, Principal::parse);
+    let target = match &request.target {
+        Some(Target::ConnectionId(id)) => {
+            reader.required("connection_id", id, ConnectionId::parse).map(GrantTarget::Connection)
+        }
+        Some(Target::Selector(selector)) => {
+            let owner = reader.required("selector.owner", &selector.owner, Principal::parse_owner);
+            let provider_id =
+                reader.required("selector.provider_id", &selector.provider_id, ProviderId::parse);
+            owner.zip(provider_id).map(|(owner, provider_id)| GrantTarget::Selector { owner, provider_id })
+        }
+        None => {
+            reader.wrong("target", "must be a connection_id or a selector");
+            None
+        }
+    };
+    let scopes = reader.checked("scopes", Scopes::parse(&request.scopes));
+    if request.workloads.len() > 32 {
+        reader.wrong("workloads", "must be at most 32 patterns");
+    }
+    let patterns: Result<Vec<_>, _> =
+        request.workloads.iter().map(|pattern| WorkloadPattern::parse(pattern)).collect();
+    let workloads = reader.checked("workloads", patterns);
+    let expire_time = reader.moment("expire_time", request.expire_time.as_ref());
+    let reason = reader.checked("reason", Text::parse(&request.reason));
+    let create = (|| {
+        Some(CreateGrant {
+            grantee: grantee?,
+            target: target?,
+            scopes: scopes?,
+            workloads: workloads?,
+            expire_time,
+            reason: reason?,
+            idempotency,
+        })
+    })();
+    reader.finish(create)
+}
+
+/// Reads which grants to list, and which page of them.
+pub fn grant_filter(
+    mut request: v1::ListGrantsRequest,
+    now: Timestamp,
+) -> Result<(GrantFilter, PageToken, Page<GrantId>), Problem> {
+    let mut reader = Reader::new();
+    let size = std::mem::take(&mut request.page_size);
+    let token = std::mem::take(&mut request.page_token);
+    let tokens = PageToken::of("ListGrants", &request);
+    let page = tokens.read(&mut reader, size, &token, |text| GrantId::parse(text).ok());
+    let mut states = Vec::new();
+    for number in &request.states {
+        match v1::GrantState::try_from(*number) {
+            Ok(v1::GrantState::Active) => states.push(GrantState::Active),
+            Ok(v1::GrantState::Expired) => states.push(GrantState::Expired),
+            Ok(v1::GrantState::Revoked) => states.push(GrantState::Revoked),
+            Ok(v1::GrantState::Unspecified) | Err(_) => {
+                reader.wrong("states", "has a value that is not a state")
+            }
+        }
+    }
+    let filter = GrantFilter {
+        grantee: reader.optional("grantee", &request.grantee, Principal::parse),
+        connection_id: reader.optional("connection_id", &request.connection_id, ConnectionId::parse),
+        states,
+        now,
+        after: page.after,
+        limit: page.size + 1,
+    };
+    reader.finish(Some((filter, tokens, page)))
+}
+
+/// What a resolve and a check have in common.
+#[derive(Debug)]
+pub struct AskFields<'a> {
+    /// The actor.
+    pub actor: &'a str,
+    /// The connection, if one is named.
+    pub connection_id: Option<&'a str>,
+    /// The provider, if one is.
+    pub provider: Option<&'a v1::ProviderTarget>,
+    /// The scopes that are needed.
+    pub scopes: &'a [String],
+    /// What for.
+    pub purpose: &'a str,
+}
+
+/// Reads what is asked for.
+pub fn ask(reader: &mut Reader, fields: &AskFields<'_>) -> Option<Ask> {
+    let actor = reader.required("actor", fields.actor, Principal::parse);
+    let target = match (fields.connection_id, fields.provider) {
+        (Some(id), _) => reader.required("connection_id", id, ConnectionId::parse).map(Target::Connection),
+        (None, Some(target)) => provider_target(reader, target),
+        (None, None) => {
+            reader.wrong("target", "must be a connection_id or a provider");
+            None
+        }
+    };
+    let scopes = reader.checked("scopes", Scopes::parse(fields.scopes));
+    let purpose = reader.checked("purpose", Text::parse(fields.purpose));
+    Some(Ask { actor: actor?, target: target?, scopes: scopes?, purpose: purpose? })
+}
+
+fn provider_target(reader: &mut Reader, target: &v1::ProviderTarget) -> Option<Target> {
+    let provider_id = reader.required("provider.provider_id", &target.provider_id, ProviderId::parse);
+    let owner = reader.optional("provider.owner", &target.owner, Principal::parse);
+    let account_id = reader.optional("provider.account_id", &target.account_id, Text::parse);
+    Some(Target::Provider { provider_id: provider_id?, owner, account_id })
+}
+
+/// The answer to whether an actor may use a connection.
+pub fn check_access_response(access: Access) -> v1::CheckAccessResponse {
+    let connection_id = access.connection.as_ref().map(|found| found.id.to_string()).unwrap_or_default();
+    let known = access.connection.as_ref().map(|found| account(&found.account));
+    match access.answer {
+        Answer::Allowed(permit) => v1::CheckAccessResponse {
+            allowed: true,
+            connection_id,
+            grant_id: match permit.right {
+                Right::Ownership => String::new(),
+                Right::Grant(id, _) => id.to_string(),
+            },
+            account: known,
+            scopes: permit.scopes.to_strings(),
+            ..Default::default()
+        },
+        Answer::Refused(refusal) => v1::CheckAccessResponse {
+            allowed: false,
+            reason: refusal.reason().as_str().to_owned(),
+            message: refusal.reason().sentence().to_owned(),
+            connection_id,
+            account: known,
+            candidates: candidates(refusal),
+            ..Default::default()
+        },
+    }
+}
+
+fn candidates(refusal: Refusal) -> Vec<v1::ConnectionCandidate> {
+    let Refusal::Ambiguous(candidates) = refusal else { return Vec::new() };
+    candidates
+        .into_iter()
+        .map(|candidate| v1::ConnectionCandidate {
+            connection_id: candidate.connection_id.to_string(),
+            owner: candidate.owner.to_string(),
+            account: Some(account(&candidate.account)),
+            display_name: candidate.display_name.as_str().to_owned(),
+            state: state(candidate.state).into(),
+        })
+        .collect()
+}

@@ -1,0 +1,192 @@
+use std::pin::Pin;
+
+use futures::{Stream, StreamExt as _};
+use keyholder_broker::{BrokerError, Watched};
+use keyholder_domain::{Connection, ConnectionId, Generation, OrganizationId, Text};
+use keyholder_proto::v1;
+use keyholder_proto::v1::connection_service_server::ConnectionService;
+use tonic::{Request, Response, Status};
+
+use super::{Admitted, Services, admit, as_caller, note_connection};
+use crate::call::{Call, note};
+use crate::convert::{self, Reader, etag};
+
+/// Which connection a request is about, and at which version.
+struct Named {
+    id: ConnectionId,
+    expected: Option<Generation>,
+}
+
+impl Named {
+    fn read(
+        call: &Call,
+        mut reader: Reader,
+        id_field: &str,
+        id: &str,
+        expected: &str,
+    ) -> Result<Self, Status> {
+        let id = reader.required(id_field, id, ConnectionId::parse);
+        let expected = etag(&mut reader, expected);
+        let named =
+            reader.finish(id.map(|id| Self { id, expected })).map_err(|problem| call.fail(problem))?;
+        note(&call.facts().connection_id, named.id);
+        Ok(named)
+    }
+}
+
+/// The answer of a call that changed a connection, or why it did not.
+fn answer(call: &Call, result: Result<Connection, BrokerError>) -> Result<Option<v1::Connection>, Status> {
+    let connection = result.map_err(|error| call.broke(error))?;
+    note_connection(call, &connection);
+    Ok(Some(convert::connection(connection)))
+}
+
+#[tonic::async_trait]
+impl ConnectionService for Services {
+    async fn create_connection(
+        &self,
+        request: Request<v1::CreateConnectionRequest>,
+    ) -> Result<Response<v1::CreateConnectionResponse>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let create = convert::create_connection(message).map_err(|problem| call.fail(problem))?;
+        note(&call.facts().provider_id, &create.provider_id);
+        let made = as_caller!(call, organization_id, None, |caller| {
+            self.broker.create_connection(&caller, create).await
+        });
+        Ok(Response::new(v1::CreateConnectionResponse { connection: answer(&call, made)? }))
+    }
+
+    async fn get_connection(
+        &self,
+        request: Request<v1::GetConnectionRequest>,
+    ) -> Result<Response<v1::GetConnectionResponse>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let named = Named::read(&call, Reader::new(), "connection_id", &message.connection_id, "")?;
+        let found = as_caller!(call, organization_id, None, |caller| {
+            self.broker.get_connection(&caller, named.id).await
+        });
+        Ok(Response::new(v1::GetConnectionResponse { connection: answer(&call, found)? }))
+    }
+
+    async fn list_connections(
+        &self,
+        request: Request<v1::ListConnectionsRequest>,
+    ) -> Result<Response<v1::ListConnectionsResponse>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let (filter, tokens, page) =
+            convert::connection_filter(message).map_err(|problem| call.fail(problem))?;
+        let found = as_caller!(call, organization_id, None, |caller| {
+            self.broker.list_connections(&caller, &filter).await
+        });
+        let found = found.map_err(|error| call.broke(error))?;
+        let (found, next_page_token) = tokens.next(found, page.size, |last| last.id.to_string());
+        Ok(Response::new(v1::ListConnectionsResponse {
+            connections: found.into_iter().map(convert::connection).collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn update_connection(
+        &self,
+        request: Request<v1::UpdateConnectionRequest>,
+    ) -> Result<Response<v1::UpdateConnectionResponse>, Status> {
+        let request = request.map(|update| (update.connection.unwrap_or_default(), update.update_mask));
+        let Admitted { call, organization_id, message: (connection, mask) } =
+            admit(request, |(connection, _)| &connection.organization_id)?;
+        let mut reader = Reader::new();
+        let update = convert::connection_update(&mut reader, &connection, mask.as_ref());
+        let id = &connection.connection_id;
+        let named = Named::read(&call, reader, "connection.connection_id", id, &connection.etag)?;
+        let updated = as_caller!(call, organization_id, None, |caller| {
+            self.broker.update_connection(&caller, named.id, named.expected, update).await
+        });
+        Ok(Response::new(v1::UpdateConnectionResponse { connection: answer(&call, updated)? }))
+    }
+
+    async fn replace_credentials(
+        &self,
+        request: Request<v1::ReplaceCredentialsRequest>,
+    ) -> Result<Response<v1::ReplaceCredentialsResponse>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let named =
+            Named::read(&call, Reader::new(), "connection_id", &message.connection_id, &message.etag)?;
+        let credentials = convert::secrets(message.credentials);
+        let replaced = as_caller!(call, organization_id, None, |caller| {
+            self.broker.replace_credentials(&caller, named.id, named.expected, credentials).await
+        });
+        Ok(Response::new(v1::ReplaceCredentialsResponse { connection: answer(&call, replaced)? }))
+    }
+
+    async fn disable_connection(
+        &self,
+        request: Request<v1::DisableConnectionRequest>,
+    ) -> Result<Response<v1::DisableConnectionResponse>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let mut reader = Reader::new();
+        let reason = reader.checked("reason", Text::parse(&message.reason)).unwrap_or_default();
+        let named = Named::read(&call, reader, "connection_id", &message.connection_id, &message.etag)?;
+        let disabled = as_caller!(call, organization_id, None, |caller| {
+            self.broker.disable_connection(&caller, named.id, named.expected, reason).await
+        });
+        Ok(Response::new(v1::DisableConnectionResponse { connection: answer(&call, disabled)? }))
+    }
+
+    async fn enable_connection(
+        &self,
+        request: Request<v1::EnableConnectionRequest>,
+    ) -> Result<Response<v1::EnableConnectionResponse>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let named =
+            Named::read(&call, Reader::new(), "connection_id", &message.connection_id, &message.etag)?;
+        let enabled = as_caller!(call, organization_id, None, |caller| {
+            self.broker.enable_connection(&caller, named.id, named.expected).await
+        });
+        Ok(Response::new(v1::EnableConnectionResponse { connection: answer(&call, enabled)? }))
+    }
+
+    async fn delete_connection(
+        &self,
+        request: Request<v1::DeleteConnectionRequest>,
+    ) -> Result<Response<v1::DeleteConnectionResponse>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let named =
+            Named::read(&call, Reader::new(), "connection_id", &message.connection_id, &message.etag)?;
+        let deleted = as_caller!(call, organization_id, None, |caller| {
+            self.broker.delete_connection(&caller, named.id, named.expected).await
+        });
+        Ok(Response::new(v1::DeleteConnectionResponse { connection: answer(&call, deleted)? }))
+    }
+
+    type WatchConnectionsStream =
+        Pin<Box<dyn Stream<Item = Result<v1::WatchConnectionsResponse, Status>> + Send>>;
+
+    async fn watch_connections(
+        &self,
+        request: Request<v1::WatchConnectionsRequest>,
+    ) -> Result<Response<Self::WatchConnectionsStream>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let (filter, place) =
+            convert::change_filter(&message, &organization_id).map_err(|problem| call.fail(problem))?;
+        let watch = as_caller!(call, organization_id, None, |caller| {
+            self.broker.watch_connections(&caller, filter, place).await
+        });
+        let watch = watch.map_err(|error| call.broke(error))?;
+        let mut draining = self.draining.clone();
+        let messages = watch.map(move |watched| match watched {
+            Ok(watched) => Ok(watch_response(&organization_id, watched)),
+            Err(error) => Err(call.broke(error)),
+        });
+        let drained = async move {
+            // An error means that the server is gone, which is the end of the stream too.
+            draining.wait_for(|draining| *draining).await.ok();
+        };
+        Ok(Response::new(Box::pin(messages.take_until(Box::pin(drained)))))
+    }
+}
+
+fn watch_response(organization_id: &OrganizationId, watched: Watched) -> v1::WatchConnectionsResponse {
+    v1::WatchConnectionsResponse {
+        connection: watched.connection.map(convert::connection),
+        resume_token: convert::resume_token(organization_id, watched.place),
+    }
+}

@@ -1,0 +1,190 @@
+use keyholder_broker::{Ask, Target};
+use keyholder_domain::{GrantId, GrantTarget, OrganizationId, ProviderId, Reason, WorkloadId};
+use keyholder_proto::v1;
+use keyholder_proto::v1::grant_service_server::GrantService;
+use tonic::{Request, Response, Status};
+
+use super::{Admitted, Services, admit, as_caller};
+use crate::call::{Call, note};
+use crate::convert::{self, AskFields, Reader, etag};
+use crate::problem::Problem;
+
+#[tonic::async_trait]
+impl GrantService for Services {
+    async fn create_grant(
+        &self,
+        request: Request<v1::CreateGrantRequest>,
+    ) -> Result<Response<v1::CreateGrantResponse>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let create = convert::create_grant(message).map_err(|problem| call.fail(problem))?;
+        match &create.target {
+            GrantTarget::Connection(id) => note(&call.facts().connection_id, id),
+            GrantTarget::Selector { provider_id, .. } => note(&call.facts().provider_id, provider_id),
+        }
+        let made =
+            as_caller!(call, organization_id, None, |caller| self.broker.create_grant(&caller, create).await);
+        let grant = made.map_err(|error| call.broke(error))?;
+        note(&call.facts().grant_id, grant.id);
+        Ok(Response::new(v1::CreateGrantResponse { grant: Some(convert::grant(grant, self.broker.now())) }))
+    }
+
+    async fn get_grant(
+        &self,
+        request: Request<v1::GetGrantRequest>,
+    ) -> Result<Response<v1::GetGrantResponse>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let id = read_id(&call, Reader::new(), &message.grant_id)?;
+        let found =
+            as_caller!(call, organization_id, None, |caller| self.broker.get_grant(&caller, id).await);
+        let grant = found.map_err(|error| call.broke(error))?;
+        Ok(Response::new(v1::GetGrantResponse { grant: Some(convert::grant(grant, self.broker.now())) }))
+    }
+
+    async fn list_grants(
+        &self,
+        request: Request<v1::ListGrantsRequest>,
+    ) -> Result<Response<v1::ListGrantsResponse>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let now = self.broker.now();
+        let (filter, tokens, page) =
+            convert::grant_filter(message, now).map_err(|problem| call.fail(problem))?;
+        let found =
+            as_caller!(call, organization_id, None, |caller| self.broker.list_grants(&caller, &filter).await);
+        let found = found.map_err(|error| call.broke(error))?;
+        let (found, next_page_token) = tokens.next(found, page.size, |last| last.id.to_string());
+        let grants = found.into_iter().map(|grant| convert::grant(grant, now)).collect();
+        Ok(Response::new(v1::ListGrantsResponse { grants, next_page_token }))
+    }
+
+    async fn revoke_grant(
+        &self,
+        request: Request<v1::RevokeGrantRequest>,
+    ) -> Result<Response<v1::RevokeGrantResponse>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let mut reader = Reader::new();
+        let expected = etag(&mut reader, &message.etag);
+        let id = read_id(&call, reader, &message.grant_id)?;
+        let revoked = as_caller!(call, organization_id, None, |caller| self
+            .broker
+            .revoke_grant(&caller, id, expected)
+            .await);
+        let grant = revoked.map_err(|error| call.broke(error))?;
+        Ok(Response::new(v1::RevokeGrantResponse { grant: Some(convert::grant(grant, self.broker.now())) }))
+    }
+
+    async fn check_access(
+        &self,
+        request: Request<v1::CheckAccessRequest>,
+    ) -> Result<Response<v1::CheckAccessResponse>, Status> {
+        use v1::check_access_request::Target;
+
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let mut reader = Reader::new();
+        let (connection_id, provider) = match &message.target {
+            Some(Target::ConnectionId(id)) => (Some(id.as_str()), None),
+            Some(Target::Provider(target)) => (None, Some(target)),
+            None => (None, None),
+        };
+        let fields = AskFields {
+            actor: &message.actor,
+            connection_id,
+            provider,
+            scopes: &message.scopes,
+            purpose: "",
+        };
+        let ask = convert::ask(&mut reader, &fields);
+        let workload = reader.optional("workload", &message.workload, WorkloadId::parse);
+        let ask = reader.finish(ask).map_err(|problem| call.fail(problem))?;
+        note_ask(&call, &ask);
+        let manages = call.is_manager().map_err(|problem| call.fail(problem))?;
+        if !manages {
+            call.check_actor(&ask.actor).map_err(|problem| call.fail(problem))?;
+            if workload.as_ref().is_some_and(|named| named != call.peer().workload()) {
+                return Err(call.fail(Problem::new(Reason::RoleMissing)));
+            }
+        }
+        let judged = workload.as_ref().unwrap_or(call.peer().workload());
+        let actor = (!manages).then_some(&ask.actor);
+        let access = as_caller!(call, organization_id, actor, |caller| self
+            .broker
+            .check_access(&caller, &ask, judged)
+            .await);
+        let access = access.map_err(|error| call.broke(error))?;
+        Ok(Response::new(convert::check_access_response(access)))
+    }
+
+    async fn resolve_credential(
+        &self,
+        request: Request<v1::ResolveCredentialRequest>,
+    ) -> Result<Response<v1::ResolveCredentialResponse>, Status> {
+        let call = Call::of(request.extensions())?;
+        let message = request.into_inner();
+        let (organization_id, ask) = read_resolve(&message).map_err(|problem| call.fail(problem))?;
+        note_ask(&call, &ask);
+        let allowed = call.check_organization(&organization_id).and_then(|()| call.check_actor(&ask.actor));
+        if let Err(problem) = allowed {
+            let provider_id = provider_of(&ask);
+            return Err(call.deny(&self.broker, &organization_id, &ask.actor, provider_id, problem).await);
+        }
+        let released = as_caller!(call, organization_id, Some(&ask.actor), |caller| {
+            self.broker.resolve(&caller, &ask).await
+        });
+        let released = released.map_err(|error| call.broke(error))?;
+        note(&call.facts().connection_id, released.connection_id);
+        note(&call.facts().provider_id, &released.provider_id);
+        if let Some(id) = released.grant_id {
+            note(&call.facts().grant_id, id);
+        }
+        self.metrics.released();
+        Ok(Response::new(convert::resolve_response(released)))
+    }
+}
+
+fn read_id(call: &Call, mut reader: Reader, id: &str) -> Result<GrantId, Status> {
+    let id = reader.required("grant_id", id, GrantId::parse);
+    let id = reader.finish(id).map_err(|problem| call.fail(problem))?;
+    note(&call.facts().grant_id, id);
+    Ok(id)
+}
+
+/// Reads a resolve as a whole before anything of it is judged: its refusal goes to the audit.
+fn read_resolve(message: &v1::ResolveCredentialRequest) -> Result<(OrganizationId, Ask), Problem> {
+    use v1::resolve_credential_request::Target;
+
+    let mut reader = Reader::new();
+    let organization_id = reader.required("organization_id", &message.organization_id, OrganizationId::parse);
+    let (connection_id, provider) = match &message.target {
+        Some(Target::ConnectionId(id)) => (Some(id.as_str()), None),
+        Some(Target::Provider(target)) => (None, Some(target)),
+        None => (None, None),
+    };
+    let fields = AskFields {
+        actor: &message.actor,
+        connection_id,
+        provider,
+        scopes: &message.scopes,
+        purpose: &message.purpose,
+    };
+    let ask = convert::ask(&mut reader, &fields);
+    if let Some(ttl) = &message.min_ttl
+        && (!(0..=3_600).contains(&ttl.seconds) || !(0..1_000_000_000).contains(&ttl.nanos))
+    {
+        reader.wrong("min_ttl", "must be between 0 seconds and one hour");
+    }
+    reader.finish(organization_id.zip(ask))
+}
+
+fn note_ask(call: &Call, ask: &Ask) {
+    note(&call.facts().actor, &ask.actor);
+    match &ask.target {
+        Target::Connection(id) => note(&call.facts().connection_id, id),
+        Target::Provider { provider_id, .. } => note(&call.facts().provider_id, provider_id),
+    }
+}
+
+fn provider_of(ask: &Ask) -> Option<&ProviderId> {
+    match &ask.target {
+        Target::Connection(_) => None,
+        Target::Provider { provider_id, .. } => Some(provider_id),
+    }
+}

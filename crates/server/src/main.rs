@@ -1,0 +1,140 @@
+//! The command line.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use keyholder_server::call::chain;
+use keyholder_server::config::Config;
+use keyholder_server::serve::{Listening, ServeError, connect};
+use keyholder_server::{serve, telemetry};
+
+/// A credential broker: holds the accounts people connect, and lets services use them through grants.
+#[derive(Debug, Parser)]
+#[command(name = "keyholder", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve.
+    Serve(ConfigFile),
+    /// Try Keyholder out: start a private Postgres, make certificates and a key, and serve. Needs nothing.
+    #[cfg(feature = "dev")]
+    Dev(keyholder_server::dev::DevOptions),
+    /// Bring the database schema up to date.
+    Migrate(ConfigFile),
+    /// Check the configuration, and everything it names, without serving.
+    CheckConfig(ConfigFile),
+    /// Provider definitions.
+    Providers {
+        #[command(subcommand)]
+        command: Providers,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Providers {
+    /// List the built-in provider definitions.
+    List,
+    /// Check the provider definitions in a folder, and say everything that is wrong.
+    Lint {
+        /// The folder.
+        directory: PathBuf,
+    },
+    /// Print the JSON Schema of provider definitions.
+    Schema,
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The configuration file.
+    #[arg(long, env = "KEYHOLDER_CONFIG", default_value = "keyholder.toml")]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            say_error(&*error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    match command {
+        Command::Serve(file) => block_on(serve_file(&file.config))?,
+        #[cfg(feature = "dev")]
+        Command::Dev(options) => keyholder_server::dev::run(&options)?,
+        Command::Migrate(file) => block_on(migrate(&file.config))?,
+        Command::CheckConfig(file) => block_on(check_config(&file.config))?,
+        Command::Providers { command } => return Ok(providers(command)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn block_on(work: impl Future<Output = Result<(), ServeError>>) -> Result<(), Box<dyn std::error::Error>> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)?)
+}
+
+async fn serve_file(file: &Path) -> Result<(), ServeError> {
+    let config = Config::load(file)?;
+    telemetry::start(&config.log);
+    Listening::open(config).await?.serve(serve::stop_signal()).await
+}
+
+async fn migrate(file: &Path) -> Result<(), ServeError> {
+    let store = connect(&Config::load(file)?).await?;
+    match store.migrate().await? {
+        0 => say("the database schema is up to date"),
+        1 => say("applied 1 migration"),
+        number => say(&format!("applied {number} migrations")),
+    }
+    Ok(())
+}
+
+async fn check_config(file: &Path) -> Result<(), ServeError> {
+    let config = Config::load(file)?;
+    serve::check(&config).await?;
+    say(&format!("{}: good", file.display()));
+    for workload in config.policy.workloads() {
+        let roles: Vec<&str> = workload.roles().map(keyholder_identity::Role::as_str).collect();
+        say(&format!("  {} is {}", workload.id(), roles.join(", ")));
+    }
+    Ok(())
+}
+
+fn providers(command: Providers) -> Result<ExitCode, std::io::Error> {
+    match command {
+        Providers::List => {
+            for provider in keyholder_catalog::Catalog::builtin().iter() {
+                let methods: Vec<&str> =
+                    provider.auth_methods.iter().map(|method| method.method.as_str()).collect();
+                say(&format!("{:<22} {:<28} {}", provider.id, provider.name, methods.join(", ")));
+            }
+        }
+        Providers::Lint { directory } => {
+            let report = keyholder_catalog::lint(&directory)?;
+            say(report.to_string().trim_end());
+            if !report.is_clean() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Providers::Schema => say(keyholder_catalog::schema().trim_end()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[expect(clippy::print_stdout, reason = "what a command was asked to print")]
+fn say(line: &str) {
+    println!("{line}");
+}
+
+#[expect(clippy::print_stderr, reason = "logging may not have started")]
+fn say_error(error: &dyn std::error::Error) {
+    eprintln!("keyholder: {}", chain(error));
+}

@@ -1,0 +1,63 @@
+//! The method table: every RPC, who may call it, and how long it may take. What is not in it is refused.
+
+use std::time::Duration;
+
+use keyholder_identity::Role;
+
+/// One RPC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Method {
+    /// Its path on the wire.
+    pub path: &'static str,
+    /// The roles that may call it; any one suffices. Empty: any workload that the policy lists.
+    pub roles: &'static [Role],
+    /// How long a call may take at most. None: a stream, which lasts until either side ends it.
+    pub deadline: Option<Duration>,
+}
+
+const ANY: &[Role] = &[];
+const MANAGING: &[Role] = &[Role::Manager, Role::Operator];
+const RESOLVING: &[Role] = &[Role::Resolver];
+const CHECKING: &[Role] = &[Role::Resolver, Role::Manager, Role::Operator];
+const AUDITING: &[Role] = &[Role::Auditor, Role::Operator];
+
+const SHORT: Option<Duration> = Some(Duration::from_secs(10));
+const STREAM: Option<Duration> = None;
+
+/// Every RPC that is served.
+pub const METHODS: &[Method] = &[
+    method("/keyholder.v1.ProviderService/ListProviders", ANY, SHORT),
+    method("/keyholder.v1.ProviderService/GetProvider", ANY, SHORT),
+    method("/keyholder.v1.ConnectionService/CreateConnection", MANAGING, SHORT),
+    method("/keyholder.v1.ConnectionService/GetConnection", MANAGING, SHORT),
+    method("/keyholder.v1.ConnectionService/ListConnections", MANAGING, SHORT),
+    method("/keyholder.v1.ConnectionService/UpdateConnection", MANAGING, SHORT),
+    method("/keyholder.v1.ConnectionService/ReplaceCredentials", MANAGING, SHORT),
+    method("/keyholder.v1.ConnectionService/DisableConnection", MANAGING, SHORT),
+    method("/keyholder.v1.ConnectionService/EnableConnection", MANAGING, SHORT),
+    method("/keyholder.v1.ConnectionService/DeleteConnection", MANAGING, SHORT),
+    method("/keyholder.v1.ConnectionService/WatchConnections", MANAGING, STREAM),
+    method("/keyholder.v1.GrantService/CreateGrant", MANAGING, SHORT),
+    method("/keyholder.v1.GrantService/GetGrant", MANAGING, SHORT),
+    method("/keyholder.v1.GrantService/ListGrants", MANAGING, SHORT),
+    method("/keyholder.v1.GrantService/RevokeGrant", MANAGING, SHORT),
+    method("/keyholder.v1.GrantService/CheckAccess", CHECKING, SHORT),
+    method("/keyholder.v1.GrantService/ResolveCredential", RESOLVING, SHORT),
+    method("/keyholder.v1.AuditService/ListAuditEvents", AUDITING, SHORT),
+    method("/grpc.health.v1.Health/Check", ANY, SHORT),
+    method("/grpc.health.v1.Health/List", ANY, SHORT),
+    method("/grpc.health.v1.Health/Watch", ANY, STREAM),
+    method("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", ANY, STREAM),
+    method("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", ANY, STREAM),
+];
+
+const fn method(path: &'static str, roles: &'static [Role], deadline: Option<Duration>) -> Method {
+    Method { path, roles, deadline }
+}
+
+impl Method {
+    /// The row of a path.
+    pub fn find(path: &str) -> Option<&'static Self> {
+        METHODS.iter().find(|method| method.path == path)
+    }
+}

@@ -1,0 +1,221 @@
+//! What a caller is told when a call fails: a canonical code, a stable reason with a fixed sentence, and, where they
+//! help, the fields, the preconditions or when to try again. What caused it goes to the log.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use keyholder_broker::{AmbiguousCandidate, BrokerError, FieldError, FieldReason, Refusal, StoreError};
+use keyholder_domain::Reason;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt as _};
+
+/// The domain of every `google.rpc.ErrorInfo`.
+pub const DOMAIN: &str = "keyholder";
+
+/// A failed call, before it becomes a status.
+#[derive(Debug)]
+pub struct Problem {
+    reason: Reason,
+    fields: Vec<FieldError>,
+    candidates: Vec<AmbiguousCandidate>,
+    metadata: HashMap<String, String>,
+}
+
+impl Problem {
+    /// A failure that its reason says all about.
+    pub fn new(reason: Reason) -> Self {
+        Self { reason, fields: Vec::new(), candidates: Vec::new(), metadata: HashMap::new() }
+    }
+
+    /// Fields of the request that are invalid. The whole is `URL_NOT_ALLOWED` only if every field is.
+    pub fn fields(fields: Vec<FieldError>) -> Self {
+        let urls_only = fields.iter().all(|field| field.reason == FieldReason::UrlNotAllowed);
+        let reason =
+            if urls_only && !fields.is_empty() { Reason::UrlNotAllowed } else { Reason::InvalidField };
+        Self { fields, ..Self::new(reason) }
+    }
+
+    /// A field that does not decode.
+    pub fn malformed(field: String) -> Self {
+        let fields = vec![FieldError::invalid(field, "is not a valid value of its type")];
+        Self { fields, ..Self::new(Reason::RequestMalformed) }
+    }
+
+    /// A fact for machines, such as the id of the connection that stands in the way. Never a secret.
+    fn with(mut self, key: &str, value: impl ToString) -> Self {
+        self.metadata.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// The stable reason.
+    pub const fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The status that goes to the caller.
+    pub fn into_status(self) -> Status {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(self.reason.as_str(), DOMAIN, self.metadata);
+        if !self.fields.is_empty() {
+            let violation = |error: FieldError| FieldViolation::new(error.field, error.problem);
+            details.set_bad_request(self.fields.into_iter().map(violation).collect::<Vec<_>>());
+        }
+        if !self.candidates.is_empty() {
+            let violation = |candidate: AmbiguousCandidate| {
+                let account = candidate.account;
+                let known = [account.id, account.name, account.email, candidate.display_name];
+                let account =
+                    known.iter().map(|part| part.as_str()).find(|part| !part.is_empty()).unwrap_or_default();
+                PreconditionViolation::new(
+                    Reason::AmbiguousConnection.as_str(),
+                    candidate.connection_id.to_string(),
+                    format!("owner {}, account {account:?}, {}", candidate.owner, candidate.state),
+                )
+            };
+            details.set_precondition_failure(self.candidates.into_iter().map(violation).collect::<Vec<_>>());
+        }
+        if let Some(delay) = retry_after(self.reason) {
+            details.set_retry_info(Some(delay));
+        }
+        Status::with_error_details(code(self.reason), self.reason.sentence(), details)
+    }
+}
+
+/// The canonical code of a reason.
+pub const fn code(reason: Reason) -> Code {
+    match reason {
+        Reason::InvalidField | Reason::UrlNotAllowed | Reason::RequestMalformed | Reason::RequestTooLarge => {
+            Code::InvalidArgument
+        }
+        Reason::ConnectionNotFound | Reason::GrantNotFound | Reason::ProviderNotFound => Code::NotFound,
+        Reason::ConnectionExists | Reason::RequestIdReused => Code::AlreadyExists,
+        Reason::CertificateExpired => Code::Unauthenticated,
+        Reason::WorkloadUnknown
+        | Reason::RoleMissing
+        | Reason::OrganizationNotAllowed
+        | Reason::ProviderNotAllowed
+        | Reason::ActorNotAllowed
+        | Reason::GrantMissing
+        | Reason::GrantExpired
+        | Reason::GrantRevoked
+        | Reason::WorkloadNotGranted
+        | Reason::ScopeNotGranted => Code::PermissionDenied,
+        Reason::ScopeMissing
+        | Reason::ConnectionPending
+        | Reason::ConnectionDisabled
+        | Reason::ConnectionDeleted
+        | Reason::ReauthorizationRequired
+        | Reason::AmbiguousConnection
+        | Reason::EtagMismatch
+        | Reason::StateNotAllowed
+        | Reason::OAuthClientMissing => Code::FailedPrecondition,
+        Reason::CredentialUnreadable => Code::DataLoss,
+        Reason::Contended => Code::Aborted,
+        Reason::DeadlineExceeded => Code::DeadlineExceeded,
+        Reason::StoreUnavailable | Reason::AuditUnavailable => Code::Unavailable,
+        Reason::MethodUnknown => Code::Unimplemented,
+        Reason::Internal => Code::Internal,
+    }
+}
+
+/// When it makes sense to try again; `None`: not before something else has changed.
+const fn retry_after(reason: Reason) -> Option<Duration> {
+    match reason {
+        Reason::Contended => Some(Duration::from_millis(50)),
+        Reason::StoreUnavailable | Reason::AuditUnavailable => Some(Duration::from_secs(1)),
+        _ => None,
+    }
+}
+
+/// The reason of a failure: the one place where the broker's errors become what a caller is told.
+pub fn reason_of(error: &BrokerError) -> Reason {
+    match error {
+        BrokerError::Fields(_) => Reason::InvalidField,
+        BrokerError::ConnectionNotFound => Reason::ConnectionNotFound,
+        BrokerError::GrantNotFound => Reason::GrantNotFound,
+        BrokerError::ProviderNotFound => Reason::ProviderNotFound,
+        BrokerError::ProviderNotAllowed => Reason::ProviderNotAllowed,
+        BrokerError::OAuthClientMissing => Reason::OAuthClientMissing,
+        BrokerError::ConnectionExists(_) => Reason::ConnectionExists,
+        BrokerError::RequestIdReused => Reason::RequestIdReused,
+        BrokerError::EtagMismatch => Reason::EtagMismatch,
+        BrokerError::StateNotAllowed(_) => Reason::StateNotAllowed,
+        BrokerError::ConnectionDeleted => Reason::ConnectionDeleted,
+        BrokerError::Refused(refusal) => refusal.reason(),
+        BrokerError::CredentialUnreadable { .. } | BrokerError::DataKeyUnreadable(_) => {
+            Reason::CredentialUnreadable
+        }
+        BrokerError::Contended => Reason::Contended,
+        BrokerError::AuditUnavailable(_) => Reason::AuditUnavailable,
+        BrokerError::Store(error) => reason_of_store(error),
+    }
+}
+
+fn reason_of_store(error: &StoreError) -> Reason {
+    match error {
+        StoreError::Unavailable(_)
+        | StoreError::WriteRefused(_)
+        | StoreError::SchemaOlder
+        | StoreError::SchemaNewer
+        | StoreError::SchemaForked(_)
+        | StoreError::Migration(_) => Reason::StoreUnavailable,
+        StoreError::Url
+        | StoreError::Corrupt { .. }
+        | StoreError::RowsAffected { .. }
+        | StoreError::Query(_) => Reason::Internal,
+    }
+}
+
+impl From<BrokerError> for Problem {
+    fn from(error: BrokerError) -> Self {
+        let reason = reason_of(&error);
+        match error {
+            BrokerError::Fields(fields) => Self::fields(fields),
+            BrokerError::ConnectionExists(id) => Self::new(reason).with("connection_id", id),
+            BrokerError::StateNotAllowed(refused) => Self::new(reason).with("state", refused.from),
+            BrokerError::Refused(Refusal::Ambiguous(candidates)) => Self { candidates, ..Self::new(reason) },
+            _ => Self::new(reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyholder_domain::ConnectionId;
+
+    use super::*;
+
+    #[test]
+    fn a_status_carries_the_reason_and_the_fields_but_no_cause() {
+        let error = BrokerError::Fields(vec![FieldError::invalid("credentials.api_key", "must be given")]);
+        let status = Problem::from(error).into_status();
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::InvalidArgument, "A field of the request is invalid.")
+        );
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("INVALID_FIELD", "keyholder"));
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "credentials.api_key");
+    }
+
+    #[test]
+    fn an_existing_connection_is_named_for_machines() {
+        let id = ConnectionId::new(keyholder_domain::Timestamp::UNIX_EPOCH, [1; 10]);
+        let status = Problem::from(BrokerError::ConnectionExists(id)).into_status();
+        assert_eq!(
+            status.get_error_details().error_info().unwrap().metadata["connection_id"],
+            id.to_string()
+        );
+    }
+
+    #[test]
+    fn the_page_on_errors_lists_every_reason_with_its_code_and_sentence() {
+        let page =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/errors.md")).unwrap();
+        for reason in Reason::ALL {
+            let row = format!("| `{}` | {:?} | {} |", reason.as_str(), code(*reason), reason.sentence());
+            assert!(page.contains(&row), "docs/errors.md lacks: {row}");
+        }
+    }
+}

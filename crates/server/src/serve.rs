@@ -1,0 +1,277 @@
+//! The server: opens its ports, waits for the schema, serves until told to stop, and drains.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyholder_broker::{Broker, SchemaState, StoreError};
+use keyholder_catalog::{Catalog, LoadError};
+use keyholder_domain::{Clock, SystemClock};
+use keyholder_identity::{HandshakeLimits, incoming, server_config};
+use keyholder_proto::v1::audit_service_server::AuditServiceServer;
+use keyholder_proto::v1::connection_service_server::ConnectionServiceServer;
+use keyholder_proto::v1::grant_service_server::GrantServiceServer;
+use keyholder_proto::v1::provider_service_server::ProviderServiceServer;
+use keyholder_store::{Store, StoreSettings};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::admin::{Admin, router};
+use crate::call::chain;
+use crate::config::{Config, ConfigError};
+use crate::gate::GateLayer;
+use crate::grpc::Services;
+use crate::metrics::Metrics;
+
+/// The largest request that is read.
+pub const MAX_REQUEST_BYTES: usize = 2 * 1024 * 1024;
+
+/// How long calls in flight may take to finish once the server drains.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// How often the schema is looked at while it is not ours yet.
+const SCHEMA_POLL: Duration = Duration::from_secs(1);
+
+/// Why the server did not start, or stopped, in one line.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The provider definitions.
+    #[error(transparent)]
+    Catalog(#[from] LoadError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A certificate or the policy.
+    #[error(transparent)]
+    Identity(#[from] keyholder_identity::ConfigError),
+    /// A port.
+    #[error("cannot listen on {address} ({name})")]
+    Listen {
+        /// The setting.
+        name: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The gRPC server.
+    #[error("the gRPC server failed")]
+    Grpc(#[from] tonic::transport::Error),
+    /// The descriptor set.
+    #[error("the reflection service cannot be built")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A server that listens, and is not serving yet.
+#[derive(Debug)]
+pub struct Listening {
+    grpc: TcpListener,
+    admin: TcpListener,
+    config: Config,
+    broker: Broker,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Listening {
+    /// Checks everything that can be wrong at start, and opens the ports.
+    pub async fn open(config: Config) -> Result<Self, ServeError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let directory = config.catalog.directory.as_ref().map(|directory| config.path(directory));
+        let catalog = Catalog::load(directory.as_deref())?;
+        let keys = config.key_ring()?;
+        let store = connect(&config).await?;
+        if store.schema_state().await? == SchemaState::Newer {
+            return Err(StoreError::SchemaNewer.into());
+        }
+        let grpc = listen("grpc.listen", config.grpc.listen).await?;
+        let admin = listen("admin.listen", config.admin.listen).await?;
+        let broker = Broker::new(store, catalog, keys, Arc::clone(&clock));
+        Ok(Self { grpc, admin, config, broker, metrics: Arc::new(Metrics::new()), clock })
+    }
+
+    /// Serves until `stop` ends, then drains.
+    pub async fn serve(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
+        let certificate = self.config.server_certificate()?;
+        let trust = self.config.trust_store()?;
+        self.metrics
+            .certificate(&self.config.grpc.certificate.display().to_string(), certificate.not_after());
+        for (file, not_after) in trust.expirations() {
+            self.metrics.certificate(&file.display().to_string(), not_after);
+        }
+        let tls = server_config(certificate, trust, &self.config.policy, Arc::clone(&self.clock))?;
+        let (drain, draining) = watch::channel(false);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        set_health(&health, false).await;
+
+        let services = Services::new(self.broker.clone(), Arc::clone(&self.metrics), draining.clone());
+        let mut routes = Routes::builder();
+        routes
+            .add_service(health_service)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .add_service(
+                ProviderServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
+            )
+            .add_service(
+                ConnectionServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
+            )
+            .add_service(
+                GrantServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
+            )
+            .add_service(AuditServiceServer::new(services).max_decoding_message_size(MAX_REQUEST_BYTES));
+        let gate = GateLayer {
+            policy: Arc::new(self.config.policy),
+            clock: Arc::clone(&self.clock),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let mut ended = draining.clone();
+        let grpc = Server::builder()
+            .layer(gate)
+            .max_concurrent_streams(1_024)
+            .http2_keepalive_interval(Some(Duration::from_secs(60)))
+            .http2_max_header_list_size(16 * 1024)
+            .max_connection_age(Duration::from_secs(3_600))
+            .add_routes(routes.routes())
+            .serve_with_incoming_shutdown(incoming(self.grpc, tls, HandshakeLimits::default()), async move {
+                ended.wait_for(|draining| *draining).await.ok();
+            });
+        let admin = Admin { broker: self.broker.clone(), metrics: self.metrics };
+        let listener = self.broker.clone();
+        let background = [
+            tokio::spawn(async move {
+                if let Err(error) = axum::serve(self.admin, router(admin)).await {
+                    tracing::error!(%error, "the admin listener failed");
+                }
+            }),
+            tokio::spawn(serve_when_migrated(self.broker.clone(), health.clone())),
+            tokio::spawn(async move { listener.listen_for_changes().await }),
+            tokio::spawn(async move {
+                stop.await;
+                tracing::info!("draining");
+                drain.send_replace(true);
+                // Until the process ends: dropping the sender would look like draining to whoever starts to watch.
+                std::future::pending::<()>().await;
+            }),
+        ];
+        let result = until_drained(grpc, draining, &health).await;
+        background.iter().for_each(tokio::task::JoinHandle::abort);
+        self.broker.store().close().await;
+        result
+    }
+}
+
+/// Turns health to SERVING once the schema is ours, then ends.
+async fn serve_when_migrated(broker: Broker, health: HealthReporter) {
+    let mut said = false;
+    loop {
+        match broker.store().schema_state().await {
+            Ok(SchemaState::Current) => {
+                set_health(&health, true).await;
+                tracing::info!("serving");
+                return;
+            }
+            Ok(state) if !said => {
+                tracing::warn!(?state, "the database is not migrated; run keyholder migrate");
+                said = true;
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = %chain(&error), "the database cannot be reached"),
+        }
+        tokio::time::sleep(SCHEMA_POLL).await;
+    }
+}
+
+/// Runs the gRPC server until it ends by itself or has drained for long enough. Without the limit, a connection
+/// that never says anything would keep it for ever.
+async fn until_drained(
+    grpc: impl Future<Output = Result<(), tonic::transport::Error>>,
+    mut draining: watch::Receiver<bool>,
+    health: &HealthReporter,
+) -> Result<(), ServeError> {
+    let too_long = async {
+        // An error means that the sender is gone, which is the end too.
+        draining.wait_for(|draining| *draining).await.ok();
+        set_health(health, false).await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        result = grpc => Ok(result?),
+        () = too_long => {
+            tracing::warn!("calls were still in flight when the time to drain was over");
+            Ok(())
+        }
+    }
+}
+
+/// The services whose health is told, and the empty name, which stands for the whole.
+const HEALTH_NAMES: &[&str] = &[
+    "",
+    "keyholder.v1.ProviderService",
+    "keyholder.v1.ConnectionService",
+    "keyholder.v1.GrantService",
+    "keyholder.v1.AuditService",
+];
+
+async fn set_health(health: &HealthReporter, serving: bool) {
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for name in HEALTH_NAMES {
+        health.set_service_status(*name, status).await;
+    }
+}
+
+/// Checks everything that a configuration names: files, certificates, keys, definitions, the database.
+pub async fn check(config: &Config) -> Result<(), ServeError> {
+    let directory = config.catalog.directory.as_ref().map(|directory| config.path(directory));
+    Catalog::load(directory.as_deref())?;
+    config.key_ring()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    server_config(config.server_certificate()?, config.trust_store()?, &config.policy, clock)?;
+    let store = connect(config).await?;
+    match store.schema_state().await? {
+        SchemaState::Current => Ok(()),
+        SchemaState::Older => Err(StoreError::SchemaOlder.into()),
+        SchemaState::Newer => Err(StoreError::SchemaNewer.into()),
+    }
+}
+
+/// Ends when the process is told to stop: SIGTERM, or Ctrl-C.
+pub async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be caught; the server will stop without draining");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Connects to the database that a configuration names.
+pub async fn connect(config: &Config) -> Result<Store, ServeError> {
+    let settings = StoreSettings {
+        max_connections: config.database.max_connections,
+        ..StoreSettings::new(config.database_url()?)
+    };
+    Ok(Store::connect(&settings).await?)
+}
+
+async fn listen(name: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { name, address, source })
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(keyholder_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}

@@ -1,0 +1,10 @@
+//! Every black-box suite, in one binary: it is linked once, and a newcomer finds all suites here.
+
+#[cfg(test)]
+mod arrows;
+#[cfg(test)]
+mod dependencies;
+#[cfg(test)]
+mod pages;
+#[cfg(test)]
+mod workspace;
