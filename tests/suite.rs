@@ -5,6 +5,10 @@ mod arrows;
 #[cfg(test)]
 mod dependencies;
 #[cfg(test)]
+mod flow;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
 mod pages;
 #[cfg(test)]
 mod workspace;

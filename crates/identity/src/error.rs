@@ -32,7 +32,7 @@ pub enum ConfigError {
         problem: &'static str,
     },
     /// A file that must hold one private key does not.
-    #[error("{}: must hold exactly one private key in PEM, and nothing else", file.display())]
+    #[error("{}: must hold exactly one private key in PEM", file.display())]
     PrivateKey {
         /// The file.
         file: PathBuf,

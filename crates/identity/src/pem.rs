@@ -12,17 +12,10 @@ use crate::ConfigError;
 /// The certificates of a file, at least one, in their order.
 pub(crate) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
     let text = read(file)?;
-    let entry = |entry, problem| ConfigError::Entry { file: file.into(), entry, problem };
+    let wrong = |index, problem| ConfigError::Entry { file: file.into(), entry: index + 1, problem };
     let mut found = Vec::new();
-    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(&text) {
-        match section {
-            Ok((SectionKind::Certificate, der)) => found.push(CertificateDer::from(der)),
-            Ok(_) => return Err(entry(found.len() + 1, "is not a certificate")),
-            Err(_) => return Err(entry(found.len() + 1, "is not well-formed PEM")),
-        }
-    }
-    if markers(&text) != (found.len(), found.len()) {
-        return Err(entry(first_skipped(&text), "is not well-formed PEM, or not a certificate"));
+    for (index, entry) in entries(&text).into_iter().enumerate() {
+        found.push(certificate(entry).map_err(|problem| wrong(index, problem))?);
     }
     if found.is_empty() {
         return Err(ConfigError::NoCertificate { file: file.into() });
@@ -30,14 +23,13 @@ pub(crate) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, 
     Ok(found)
 }
 
-/// The one private key of a file.
+/// The one private key of a file. Other sections, such as EC parameters, do not matter.
 pub(crate) fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, ConfigError> {
     let text = read(file)?;
-    let wrong = || ConfigError::PrivateKey { file: file.into() };
     let mut keys = PrivateKeyDer::pem_slice_iter(&text);
     match (keys.next(), keys.next()) {
-        (Some(Ok(key)), None) if markers(&text) == (1, 1) => Ok(key),
-        _ => Err(wrong()),
+        (Some(Ok(key)), None) => Ok(key),
+        _ => Err(ConfigError::PrivateKey { file: file.into() }),
     }
 }
 
@@ -45,17 +37,26 @@ fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
     fs::read(file).map(Zeroizing::new).map_err(|source| ConfigError::Read { file: file.into(), source })
 }
 
-/// How often a section begins and ends, counting also what the reader takes for a comment: an unknown
-/// label, a dash too few.
-fn markers(text: &[u8]) -> (usize, usize) {
-    let count = |marker: &[u8]| text.windows(marker.len()).filter(|window| *window == marker).count();
-    (count(b"-BEGIN "), count(b"-END "))
+fn certificate(entry: &[u8]) -> Result<CertificateDer<'static>, &'static str> {
+    let mut sections = <(SectionKind, Vec<u8>)>::pem_slice_iter(entry);
+    match sections.next() {
+        Some(Ok((SectionKind::Certificate, der))) => Ok(der.into()),
+        Some(Err(_)) => Err("is not well-formed PEM"),
+        Some(Ok(_)) | None => Err("is not a certificate in PEM"),
+    }
 }
 
-/// Which entry was skipped, counted from 1: the first whose beginning is not that of a certificate.
-fn first_skipped(text: &[u8]) -> usize {
-    let begins = |line: &&[u8]| line.windows(7).any(|window| window == b"-BEGIN ");
-    let well_formed = |line: &[u8]| line.trim_ascii_end() == b"-----BEGIN CERTIFICATE-----";
-    let mut entries = text.split(|byte| matches!(byte, b'\n' | b'\r')).filter(begins);
-    entries.position(|line| !well_formed(line)).map_or(1, |index| index + 1)
+/// Cuts a file at every line that could be meant as the beginning of a section, one with an unknown label
+/// or a dash too few included: read in one piece, those would pass for comments.
+fn entries(text: &[u8]) -> Vec<&[u8]> {
+    let mut starts = Vec::new();
+    let mut offset = 0;
+    for line in text.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+        if line.windows(7).any(|window| window == b"-BEGIN ") {
+            starts.push(offset);
+        }
+        offset += line.len();
+    }
+    let ends = starts.iter().copied().skip(1).chain([text.len()]);
+    starts.iter().zip(ends).map(|(start, end)| &text[*start..end]).collect()
 }

@@ -91,9 +91,14 @@ struct HandshakeTime(Arc<dyn Clock>);
 
 impl TimeProvider for HandshakeTime {
     fn current_time(&self) -> Option<UnixTime> {
-        let seconds = u64::try_from(self.0.now().unix_timestamp()).ok()?;
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+        Some(unix_time(self.0.now()))
     }
+}
+
+/// A moment in whole seconds, as the TLS library counts them. Before 1970 is 1970.
+pub(crate) fn unix_time(moment: Timestamp) -> UnixTime {
+    let seconds = u64::try_from(moment.unix_timestamp()).unwrap_or(0);
+    UnixTime::since_unix_epoch(Duration::from_secs(seconds))
 }
 
 #[cfg(test)]

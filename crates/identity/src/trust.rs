@@ -6,6 +6,7 @@ use rustls::DistinguishedName;
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
+use crate::tls::unix_time;
 use crate::{ConfigError, Refusal, leaf, pem};
 
 /// The authorities that may name the workloads of one trust domain, or those that are known by DNS name.
@@ -113,16 +114,11 @@ impl Authority {
     }
 
     fn check(&self, length: u32, now: UnixTime) -> Result<(), webpki::Error> {
-        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let at = |moment: Timestamp| {
-            UnixTime::since_unix_epoch(std::time::Duration::from_secs(
-                u64::try_from(moment.unix_timestamp()).unwrap_or(0),
-            ))
-        };
-        if false {
-            Err(webpki::Error::CertNotValidYet { time: now, not_before: at(self.not_before) })
-        } else if seconds > self.not_after.unix_timestamp() {
-            Err(webpki::Error::CertExpired { time: now, not_after: at(self.not_after) })
+        let (not_before, not_after) = (unix_time(self.not_before), unix_time(self.not_after));
+        if now < not_before {
+            Err(webpki::Error::CertNotValidYet { time: now, not_before })
+        } else if now > not_after {
+            Err(webpki::Error::CertExpired { time: now, not_after })
         } else if self.path_length.is_some_and(|most| length > most) {
             Err(webpki::Error::PathLenConstraintViolated)
         } else {

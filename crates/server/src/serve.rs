@@ -93,6 +93,7 @@ impl Listening {
         }
         let grpc = listen("grpc.listen", config.grpc.listen).await?;
         let admin = listen("admin.listen", config.admin.listen).await?;
+        tracing::info!(grpc = %address(&grpc), admin = %address(&admin), "listening");
         let broker = Broker::new(store, catalog, keys, Arc::clone(&clock));
         Ok(Self { grpc, admin, config, broker, metrics: Arc::new(Metrics::new()), clock })
     }
@@ -274,4 +275,9 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(keyholder_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// Where a listener listens; with port 0 in the configuration, the port that it got.
+fn address(listener: &TcpListener) -> String {
+    listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
 }

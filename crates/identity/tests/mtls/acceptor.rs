@@ -1,27 +1,32 @@
 //! The door itself: crowds, idlers, and what it does to the good ones.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyholder_identity::HandshakeLimits;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+use tokio_stream::StreamExt as _;
 
-use crate::support::{Server, Setup, root, svid};
+use crate::support::{Server, Setup, connect, root, svid};
 
 #[tokio::test]
 async fn m48_half_open_connections_give_way_to_new_ones() {
     let ca = root("ca");
     let limits = HandshakeLimits { concurrent: NonZeroUsize::MIN, timeout: Duration::from_secs(600) };
     let mut server = Server::start(Setup { domains: vec![("td", &[&ca])], limits, ..Setup::default() }).await;
-    let mut idlers = Vec::new();
-    for _ in 0..3 {
-        idlers.push(TcpStream::connect(server.address).await.unwrap());
-    }
-    server.accept(&ca.issue(svid("spiffe://td/a")).unwrap()).await;
-    for mut idler in idlers {
-        assert!(matches!(idler.read(&mut [0]).await, Ok(0) | Err(_)));
-    }
+    let mut first = TcpStream::connect(server.address).await.unwrap();
+    let mut second = TcpStream::connect(server.address).await.unwrap();
+    assert_eq!(server.logged_reason().await, "crowded_out");
+    assert!(matches!(first.read(&mut [0]).await, Ok(0) | Err(_)));
+
+    let client = server.client(&ca.issue(svid("spiffe://td/a")).unwrap());
+    let (accepted, connected) = tokio::join!(server.incoming.next(), connect(server.address, client.into()));
+    accepted.unwrap().unwrap();
+    connected.unwrap();
+    assert_eq!(server.logged_reason().await, "crowded_out");
+    assert!(matches!(second.read(&mut [0]).await, Ok(0) | Err(_)));
 }
 
 #[tokio::test]
@@ -38,12 +43,11 @@ async fn m48_a_handshake_that_is_never_finished_is_dropped() {
 async fn many_at_once_all_get_in() {
     let ca = root("ca");
     let mut server = Server::trusting(&ca).await;
-    let client = std::sync::Arc::new(server.client(&ca.issue(svid("spiffe://td/a")).unwrap()));
-    let clients: Vec<_> = (0..32)
-        .map(|_| tokio::spawn(crate::support::connect(server.address, std::sync::Arc::clone(&client))))
-        .collect();
+    let client = Arc::new(server.client(&ca.issue(svid("spiffe://td/a")).unwrap()));
+    let clients: Vec<_> =
+        (0..32).map(|_| tokio::spawn(connect(server.address, Arc::clone(&client)))).collect();
     for _ in &clients {
-        tokio_stream::StreamExt::next(&mut server.incoming).await.unwrap().unwrap();
+        server.incoming.next().await.unwrap().unwrap();
     }
     for client in clients {
         client.await.unwrap().unwrap();

@@ -180,8 +180,11 @@ impl Server {
         &mut self,
         client: Arc<ClientConfig>,
     ) -> (MtlsStream, TlsStream<TcpStream>) {
-        let (accepted, connected) = tokio::join!(self.incoming.next(), connect(self.address, client));
-        (accepted.unwrap().unwrap(), connected.unwrap())
+        let connecting = tokio::spawn(connect(self.address, client));
+        tokio::select! {
+            accepted = self.incoming.next() => (accepted.unwrap().unwrap(), connecting.await.unwrap().unwrap()),
+            reason = next_reason(&self.log, &mut self.read) => panic!("refused: {reason}"),
+        }
     }
 
     /// Connects with a certificate, expects to be refused, and returns the reason that the log has.
@@ -191,35 +194,51 @@ impl Server {
     }
 
     pub(crate) async fn refuse_client(&mut self, client: ClientConfig) -> String {
-        if let Ok(mut stream) = connect(self.address, Arc::new(client)).await {
-            assert!(matches!(stream.read(&mut [0; 1]).await, Ok(0) | Err(_)), "the server sent data");
+        let trying = async {
+            if let Ok(mut stream) = connect(self.address, Arc::new(client)).await {
+                assert!(matches!(stream.read(&mut [0]).await, Ok(0) | Err(_)), "the server sent data");
+            }
+            next_reason(&self.log, &mut self.read).await
+        };
+        tokio::select! {
+            reason = trying => reason,
+            _ = self.incoming.next() => panic!("accepted"),
         }
-        self.logged_reason().await
     }
 
     /// Waits for the next line that has a reason.
     pub(crate) async fn logged_reason(&mut self) -> String {
-        const REASON: &str = "\"reason\":\"";
-        loop {
-            let log = self.log();
-            if let Some(found) = log[self.read..].find(REASON) {
-                let rest = &log[self.read + found + REASON.len()..];
-                self.read = log.len();
-                return rest.split('"').next().unwrap().to_owned();
-            }
-            tokio::task::yield_now().await;
-        }
+        next_reason(&self.log, &mut self.read).await
     }
 
     /// The whole log.
     pub(crate) fn log(&self) -> String {
-        String::from_utf8(self.log.0.lock().unwrap().clone()).unwrap()
+        self.log.text()
+    }
+}
+
+async fn next_reason(log: &Log, read: &mut usize) -> String {
+    const REASON: &str = "\"reason\":\"";
+    loop {
+        let text = log.text();
+        if let Some(found) = text[*read..].find(REASON) {
+            let rest = &text[*read + found + REASON.len()..];
+            *read = text.len();
+            return rest.split('"').next().unwrap().to_owned();
+        }
+        tokio::task::yield_now().await;
     }
 }
 
 /// What was logged.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
 
 impl std::io::Write for Log {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
