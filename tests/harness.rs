@@ -1,7 +1,8 @@
 //! A world of its own for a test: a private Postgres, an authority, and real Keyholder processes.
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -101,6 +102,27 @@ impl World {
         Server::start(self.dir.path(), &self.postgres.url(DATABASE), name)
     }
 
+    /// Starts a server on any database, and waits only until it listens.
+    pub(crate) fn spawn(&self, name: &str, database_url: &str) -> Server {
+        Server::spawn(self.dir.path(), database_url, name)
+    }
+
+    /// Holds what a query locks until it is released.
+    pub(crate) fn lock(&self, query: &str) -> Locked {
+        let url = self.postgres.url(DATABASE);
+        let mut psql = Command::new(self.postgres.bin_dir().join("psql"))
+            .args(["--quiet", "--no-psqlrc", "--tuples-only", "--no-align", &url])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = psql.stdin.as_mut().unwrap();
+        writeln!(stdin, "BEGIN; {query}; SELECT 'held';").unwrap();
+        let mut lines = BufReader::new(psql.stdout.take().unwrap()).lines();
+        lines.find(|line| line.as_ref().unwrap() == "held").unwrap().unwrap();
+        Locked { psql }
+    }
+
     /// A channel to the first server as a workload, such as `console`.
     pub(crate) fn channel(&self, workload: &str) -> Channel {
         self.channel_to(&self.server, workload)
@@ -156,8 +178,40 @@ impl World {
     }
 }
 
+/// A transaction that holds a lock.
+pub(crate) struct Locked {
+    psql: Child,
+}
+
+impl Locked {
+    /// Lets go.
+    pub(crate) fn release(&mut self) {
+        self.psql.stdin.take();
+        self.psql.wait().unwrap();
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        self.psql.kill().ok();
+        self.psql.wait().ok();
+    }
+}
+
 impl Server {
     fn start(dir: &Path, database_url: &str, name: &str) -> Self {
+        let mut server = Self::spawn(dir, database_url, name);
+        server.wait_for_log("serving");
+        server
+    }
+
+    /// Sends a signal, such as `TERM`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
+    }
+
+    fn spawn(dir: &Path, database_url: &str, name: &str) -> Self {
         let log = dir.join(format!("{name}.log"));
         let child = Command::new(binary())
             .args(["serve"])
@@ -173,7 +227,6 @@ impl Server {
         let listening = server.wait_for_log("listening");
         server.grpc = listening["grpc"].as_str().unwrap().parse().unwrap();
         server.admin = listening["admin"].as_str().unwrap().parse().unwrap();
-        server.wait_for_log("serving");
         server
     }
 
@@ -192,6 +245,16 @@ impl Server {
 pub(crate) fn log_lines(log: &Path) -> Vec<serde_json::Value> {
     let text = fs::read_to_string(log).unwrap();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// Asks the admin port, and returns the status and the body.
+pub(crate) fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 /// Waits until a condition holds.
@@ -277,7 +340,11 @@ pub(crate) fn fields(status: &Status) -> Vec<String> {
 
 /// Asserts the code and the reason of a refusal.
 #[track_caller]
-pub(crate) fn assert_refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, expected: &str) -> Status {
+pub(crate) fn assert_refused<T: std::fmt::Debug>(
+    result: Result<T, Status>,
+    code: Code,
+    expected: &str,
+) -> Status {
     let status = result.err().unwrap_or_else(|| panic!("expected {expected}, got an answer"));
     assert_eq!((status.code(), reason(&status).as_str()), (code, expected), "{status:?}");
     status

@@ -5,10 +5,16 @@ mod arrows;
 #[cfg(test)]
 mod dependencies;
 #[cfg(test)]
+mod failures;
+#[cfg(test)]
 mod flow;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod pages;
+#[cfg(test)]
+mod release;
+#[cfg(test)]
+mod sealing;
 #[cfg(test)]
 mod workspace;

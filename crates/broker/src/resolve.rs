@@ -20,7 +20,7 @@ use keyholder_vault::{Credential, ExposeSecret, OpenError, Place, SecretString};
 use crate::cache::Key;
 use crate::connections::CREDENTIAL;
 use crate::credentials::check_config;
-use crate::{Broker, BrokerError, Caller};
+use crate::{Broker, BrokerError, Caller, FieldReason};
 
 /// How often a release is tried when what was decided on keeps changing.
 const ATTEMPTS: usize = 3;
@@ -234,11 +234,10 @@ impl Broker {
         let method = provider.method(connection.auth_method).ok_or(Refusal::ProviderNotFound)?;
         let mut errors = Vec::new();
         check_config(provider, &connection.config, &mut errors);
-        if errors.is_empty() {
-            Ok(Chosen { candidate, provider, method, permit })
-        } else {
-            Err(Refusal::UrlNotAllowed)
+        if errors.iter().any(|error| error.reason == FieldReason::UrlNotAllowed) {
+            return Err(Refusal::UrlNotAllowed);
         }
+        Ok(Chosen { candidate, provider, method, permit })
     }
 
     fn usable_provider(&self, caller: &Caller<'_>, id: &ProviderId) -> Result<&Provider, Refusal> {

@@ -59,10 +59,10 @@ reasons! {
     EtagMismatch = "ETAG_MISMATCH", "It has changed since the etag was read.";
     StateNotAllowed = "STATE_NOT_ALLOWED", "The connection's state does not allow this.";
     OAuthClientMissing = "OAUTH_CLIENT_MISSING", "No OAuth client is configured for this provider.";
-    CredentialUnreadable = "CREDENTIAL_UNREADABLE", "The stored credential cannot be opened; an operator must look.";
+    CredentialUnreadable = "CREDENTIAL_UNREADABLE", "The stored credential cannot be opened or put on a request; an operator must look.";
     Contended = "CONTENDED", "The connection changed while it was read; try again.";
     DeadlineExceeded = "DEADLINE_EXCEEDED", "The call took longer than it may.";
-    StoreUnavailable = "STORE_UNAVAILABLE", "The database cannot be reached; nothing was released or changed.";
+    StoreUnavailable = "STORE_UNAVAILABLE", "The database cannot be reached; nothing was released.";
     AuditUnavailable = "AUDIT_UNAVAILABLE", "The audit cannot be written; nothing was released.";
     MethodUnknown = "METHOD_UNKNOWN", "There is no such method.";
     Internal = "INTERNAL", "Something went wrong inside; the log says what.";

@@ -2,6 +2,7 @@
 
 use keyholder_domain::Clock as _;
 use keyholder_testkit::pki::Authority;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use time::Duration;
 
 use crate::support::{NOW, Server, Setup, root, svid};
@@ -49,6 +50,34 @@ async fn m10_issuers_and_anchors_must_be_within_their_time_as_well() {
     }
     server.clock.set(end - SECOND);
     assert_eq!(server.refuse(&early).await, "certificate_not_yet_valid");
+}
+
+#[tokio::test]
+async fn m10_an_authority_that_renewed_its_certificate_and_kept_its_key_stays_trusted() {
+    let end = NOW + Duration::minutes(10);
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let renewed = params.self_signed(&key).unwrap().pem();
+    params.not_after = end;
+    let old = params.self_signed(&key).unwrap().pem();
+    let issuer = Issuer::new(params, key);
+    let own = KeyPair::generate().unwrap();
+    let leaf = svid("spiffe://td/a").params().signed_by(&own, &issuer).unwrap().der().clone();
+    let own = own.serialize_der();
+
+    for (bundle, accepted) in
+        [(format!("{old}{renewed}"), true), (format!("{renewed}{old}"), true), (old, false)]
+    {
+        let mut server = Server::trusting_pem(&bundle).await;
+        server.clock.set(end + SECOND);
+        let client = server.client_with(vec![leaf.clone()], own.clone().try_into().unwrap());
+        if accepted {
+            server.accept_client(client.into()).await;
+        } else {
+            assert_eq!(server.refuse_client(client).await, "certificate_expired");
+        }
+    }
 }
 
 #[tokio::test]

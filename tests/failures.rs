@@ -1,0 +1,141 @@
+//! What happens when Postgres is away, restarts, or is not migrated.
+
+use keyholder_proto::v1;
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::harness::{
+    ACME, World, assert_refused, binary, eventually, http_get, openai, resolve_request, run,
+};
+
+#[tokio::test]
+async fn nothing_is_released_while_postgres_is_away_and_everything_is_when_it_is_back() {
+    let mut world = World::start();
+    let connection_id = world.connect("user:ada", "sk-ada").await;
+    let mut gateway = world.grants("gateway");
+    gateway.resolve_credential(resolve_request("user:ada", &connection_id)).await.unwrap();
+
+    world.postgres.kill_hard().unwrap();
+    let refused = gateway.resolve_credential(resolve_request("user:ada", &connection_id)).await;
+    assert_refused(refused, Code::Unavailable, "STORE_UNAVAILABLE");
+    let refused = world.connections().create_connection(openai("user:bob", "sk-bob")).await;
+    assert_refused(refused, Code::Unavailable, "STORE_UNAVAILABLE");
+    assert_eq!(http_get(world.server.admin, "/livez").0, 200, "alive all the same");
+    assert_eq!(http_get(world.server.admin, "/readyz").0, 503);
+
+    world.postgres.restart().unwrap();
+    eventually("readiness", || (http_get(world.server.admin, "/readyz").0 == 200).then_some(()));
+    gateway.resolve_credential(resolve_request("user:ada", &connection_id)).await.unwrap();
+    world.connections().create_connection(openai("user:bob", "sk-bob")).await.unwrap();
+}
+
+#[tokio::test]
+async fn no_call_fails_because_idle_database_connections_died() {
+    let world = World::start();
+    let connection_id = world.connect("user:ada", "sk-ada").await;
+    let mut gateway = world.grants("gateway");
+    for _ in 0..5 {
+        gateway.resolve_credential(resolve_request("user:ada", &connection_id)).await.unwrap();
+        world.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'keyholder'",
+        );
+        gateway.resolve_credential(resolve_request("user:ada", &connection_id)).await.unwrap();
+        world.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'keyholder'",
+        );
+        let request = v1::DisableConnectionRequest {
+            organization_id: ACME.into(),
+            connection_id: connection_id.clone(),
+            ..Default::default()
+        };
+        world.connections().disable_connection(request).await.unwrap();
+        let request = v1::EnableConnectionRequest {
+            organization_id: ACME.into(),
+            connection_id: connection_id.clone(),
+            etag: String::new(),
+        };
+        world.connections().enable_connection(request).await.unwrap();
+    }
+    assert_eq!(world.sql("SELECT count(*) FROM audit_events WHERE kind = 'CREDENTIAL_RELEASED'"), "10");
+}
+
+#[tokio::test]
+async fn health_is_not_serving_until_the_database_is_migrated() {
+    let world = World::start();
+    world.postgres.create_database("fresh").unwrap();
+    let url = world.postgres.url("fresh");
+    let mut server = world.spawn("unmigrated", &url);
+    server.wait_for_log("the database is not migrated; run keyholder migrate");
+    let mut health = HealthClient::new(world.channel_to(&server, "console"));
+    let mut status = async |service: &str| {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        health.check(request).await.unwrap().into_inner().status()
+    };
+    let services = [
+        "",
+        "keyholder.v1.ProviderService",
+        "keyholder.v1.ConnectionService",
+        "keyholder.v1.GrantService",
+        "keyholder.v1.AuditService",
+    ];
+    for service in services {
+        assert_eq!(status(service).await, ServingStatus::NotServing, "{service}");
+    }
+    assert_eq!(http_get(server.admin, "/readyz").0, 503);
+    run(&binary(), &["migrate"], world.dir.path(), &url);
+    server.wait_for_log("serving");
+    for service in services {
+        assert_eq!(status(service).await, ServingStatus::Serving, "{service}");
+    }
+    assert_eq!(http_get(server.admin, "/readyz").0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_in_flight_is_finished_when_the_server_is_told_to_stop() {
+    let mut world = World::start();
+    let connection_id = world.connect("user:ada", "sk-ada").await;
+    let mut gateway = world.grants("gateway");
+    gateway.resolve_credential(resolve_request("user:ada", &connection_id)).await.unwrap();
+    // Hold the row that a change needs, so that it is in flight when the signal comes.
+    let mut locked = world.lock("SELECT 1 FROM organizations FOR UPDATE");
+    let connecting = tokio::spawn({
+        let mut connections = world.connections();
+        async move { connections.create_connection(openai("user:bob", "sk-bob")).await }
+    });
+    eventually("the call that waits", || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        (world.sql(waiting) == "1").then_some(())
+    });
+    world.server.signal("TERM");
+    world.server.wait_for_log("draining");
+    locked.release();
+    connecting.await.unwrap().unwrap();
+    let status = eventually("the end", || world.server.child.try_wait().unwrap());
+    assert!(status.success(), "{status}");
+    assert_eq!(world.sql("SELECT count(*) FROM connections"), "2");
+}
+
+#[tokio::test]
+async fn metrics_count_calls_releases_and_denials_without_naming_anybody() {
+    let world = World::start();
+    let connection_id = world.connect("user:ada", "sk-ada").await;
+    let mut gateway = world.grants("gateway");
+    gateway.resolve_credential(resolve_request("user:ada", &connection_id)).await.unwrap();
+    gateway.resolve_credential(resolve_request("user:bob", &connection_id)).await.unwrap_err();
+    let (code, text) = http_get(world.server.admin, "/metrics");
+    assert_eq!(code, 200);
+    for line in [
+        "keyholder_releases_total 1",
+        r#"keyholder_denials_total{reason="GRANT_MISSING"} 1"#,
+        r#"keyholder_calls_total{method="/keyholder.v1.GrantService/ResolveCredential",code="Ok"} 1"#,
+        r#"keyholder_calls_total{method="/keyholder.v1.GrantService/ResolveCredential",code="PermissionDenied"} 1"#,
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+    }
+    assert!(text.contains("keyholder_certificate_not_after_seconds"), "{text}");
+    for name in ["user:", ACME, connection_id.as_str()] {
+        assert!(!text.contains(name), "{name}");
+    }
+}

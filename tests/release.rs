@@ -1,0 +1,182 @@
+//! What must hold of a release: one statement, never without its audit event, never after a revoke returned.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use keyholder_proto::v1::grant_service_client::GrantServiceClient;
+use keyholder_proto::v1::{
+    self, DeleteConnectionRequest, DisableConnectionRequest, ProviderTarget, RevokeGrantRequest,
+    resolve_credential_request,
+};
+use tonic::transport::Channel;
+
+use crate::harness::{ACME, World, reason, resolve_request};
+
+/// How many statements ran against Keyholder's tables and functions since the last reset.
+fn statements(world: &World) -> u64 {
+    let sum = "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid
+               WHERE d.datname = 'keyholder' AND query NOT LIKE '%pg_stat_statements%'";
+    world.sql(sum).parse().unwrap()
+}
+
+fn count_from_now(world: &World) {
+    world.sql("CREATE EXTENSION IF NOT EXISTS pg_stat_statements");
+    world.sql("SELECT pg_stat_statements_reset()");
+}
+
+fn resolve_by_provider(actor: &str) -> v1::ResolveCredentialRequest {
+    v1::ResolveCredentialRequest {
+        organization_id: ACME.into(),
+        actor: actor.into(),
+        target: Some(resolve_credential_request::Target::Provider(ProviderTarget {
+            provider_id: "openai".into(),
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_cold_resolve_costs_two_statements_and_a_warm_one_costs_one() {
+    let world = World::start();
+    assert!(world.postgres.has_statement_statistics(), "this test needs pg_stat_statements");
+    let connection_id = world.connect("user:ada", "sk-ada").await;
+    world.grant("agent:roadie", &connection_id).await;
+    let mut gateway = world.grants("gateway");
+    for request in [resolve_request("agent:roadie", &connection_id), resolve_by_provider("agent:roadie")] {
+        count_from_now(&world);
+        gateway.resolve_credential(request.clone()).await.unwrap();
+        assert_eq!(statements(&world), 2, "cold");
+        count_from_now(&world);
+        for _ in 0..10 {
+            gateway.resolve_credential(request.clone()).await.unwrap();
+        }
+        assert_eq!(statements(&world), 10, "warm");
+    }
+}
+
+/// What a call that withdraws access does.
+#[derive(Debug, Clone, Copy)]
+enum Withdrawal {
+    Revoke,
+    Disable,
+    Delete,
+}
+
+/// The order of what was observed: a number is drawn before a call is sent and after its answer is there, so a
+/// release whose first number is greater than a withdrawal's second began after the withdrawal returned.
+#[derive(Debug, Default)]
+struct History(AtomicU64);
+
+impl History {
+    fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::SeqCst)
+    }
+}
+
+async fn hammer(
+    mut gateway: GrantServiceClient<Channel>,
+    request: v1::ResolveCredentialRequest,
+    history: Arc<History>,
+) -> Vec<(u64, Result<String, String>)> {
+    let mut seen = Vec::new();
+    loop {
+        let began = history.next();
+        match gateway.resolve_credential(request.clone()).await {
+            Ok(released) => seen.push((began, Ok(released.into_inner().audit_event_id))),
+            Err(status) => {
+                seen.push((began, Err(reason(&status))));
+                // Some more, to give a stale replica the chance to err.
+                if seen.iter().filter(|(_, result)| result.is_err()).count() >= 25 {
+                    return seen;
+                }
+            }
+        }
+    }
+}
+
+async fn withdraw(world: &World, withdrawal: Withdrawal, connection_id: &str, grant_id: &str) {
+    let organization_id = ACME.to_owned();
+    let connection_id = connection_id.to_owned();
+    match withdrawal {
+        Withdrawal::Revoke => {
+            let request =
+                RevokeGrantRequest { organization_id, grant_id: grant_id.to_owned(), etag: String::new() };
+            world.grants("console").revoke_grant(request).await.unwrap();
+        }
+        Withdrawal::Disable => {
+            let request = DisableConnectionRequest { organization_id, connection_id, ..Default::default() };
+            world.connections().disable_connection(request).await.unwrap();
+        }
+        Withdrawal::Delete => {
+            let request = DeleteConnectionRequest { organization_id, connection_id, ..Default::default() };
+            world.connections().delete_connection(request).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_released_on_any_replica_after_a_withdrawal_returned() {
+    let world = World::start();
+    let second = world.server("second");
+    let history = Arc::new(History::default());
+    let mut releases = 0;
+    for (round, withdrawal) in
+        [Withdrawal::Revoke, Withdrawal::Disable, Withdrawal::Delete].into_iter().cycle().take(18).enumerate()
+    {
+        let connection_id = world.connect(&format!("user:u{round}"), &format!("sk-{round}")).await;
+        let grant_id = world.grant("agent:roadie", &connection_id).await;
+        let callers: Vec<_> = (0..8)
+            .map(|caller| {
+                let server = if caller % 2 == 0 { &world.server } else { &second };
+                let gateway = GrantServiceClient::new(world.channel_to(server, "gateway"));
+                let request = resolve_request("agent:roadie", &connection_id);
+                tokio::spawn(hammer(gateway, request, Arc::clone(&history)))
+            })
+            .collect();
+        // Let every caller have its answer from a warm cache before access is withdrawn.
+        while history.0.load(Ordering::SeqCst) < releases + 160 {
+            tokio::task::yield_now().await;
+        }
+        withdraw(&world, withdrawal, &connection_id, &grant_id).await;
+        let returned = history.next();
+        for caller in callers {
+            for (began, result) in caller.await.unwrap() {
+                assert!(
+                    began < returned || result.is_err(),
+                    "{withdrawal:?}: released {result:?} after it returned"
+                );
+            }
+        }
+        releases = history.0.load(Ordering::SeqCst);
+    }
+    assert!(releases > 2_000, "only {releases} calls raced");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_release_has_exactly_one_audit_event_and_every_event_a_release() {
+    let world = World::start();
+    let connection_id = world.connect("user:ada", "sk-ada").await;
+    let grant_id = world.grant("agent:roadie", &connection_id).await;
+    let history = Arc::new(History::default());
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let request = resolve_request("agent:roadie", &connection_id);
+            tokio::spawn(hammer(world.grants("gateway"), request, Arc::clone(&history)))
+        })
+        .collect();
+    while history.0.load(Ordering::SeqCst) < 400 {
+        tokio::task::yield_now().await;
+    }
+    withdraw(&world, Withdrawal::Revoke, &connection_id, &grant_id).await;
+    let mut released = Vec::new();
+    for caller in callers {
+        released.extend(caller.await.unwrap().into_iter().filter_map(|(_, result)| result.ok()));
+    }
+    released.sort();
+    let recorded = world.sql(
+        "SELECT 'audit_' || replace(audit_event_id::text, '-', '') FROM audit_events
+         WHERE kind = 'CREDENTIAL_RELEASED' ORDER BY 1",
+    );
+    assert_eq!(released, recorded.lines().map(str::to_owned).collect::<Vec<_>>());
+}
