@@ -1,0 +1,44 @@
+use std::path::Path;
+
+use keyholder_domain::GrantTarget;
+use keyholder_store::{ConnectionFilter, Target};
+
+use crate::fixtures::{World, connection, grant, organization, principal};
+
+#[tokio::test]
+async fn another_organizations_rows_are_not_there() {
+    let world = World::start().await;
+    let ours = world.insert(&connection("acme", 1)).await.connection;
+    let given = grant("acme", GrantTarget::Connection(ours.id));
+    world.give(&given).await;
+    let other = organization("other");
+    assert_eq!(world.store.connection(&other, ours.id).await.unwrap(), None);
+    assert_eq!(world.store.grant(&other, given.id).await.unwrap(), None);
+    let all = ConnectionFilter {
+        states: keyholder_domain::ConnectionState::ALL.to_vec(),
+        limit: 100,
+        ..Default::default()
+    };
+    assert!(world.store.connections(&other, &all).await.unwrap().is_empty());
+    assert!(world.store.changes(&other, &Default::default(), 0, 100).await.unwrap().is_empty());
+    let found = world.store.find(&other, &principal("user:ada"), &Target::Connection(ours.id)).await.unwrap();
+    assert!(found.candidates.is_empty());
+}
+
+#[test]
+fn every_query_names_the_organization() {
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join(".sqlx");
+    let mut seen = 0;
+    for file in std::fs::read_dir(cache).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let query: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let query = query["query"].as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+        seen += 1;
+        let names = query.contains("organization_id = $1")
+            || query.contains("( organization_id")
+            || query.contains("(organization_id")
+            || query.contains("pg_notify");
+        assert!(names, "{query}");
+    }
+    assert!(seen > 15, "only {seen} queries in .sqlx");
+}
