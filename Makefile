@@ -19,7 +19,7 @@ run: ## Build, walk once through connect, grant, resolve, revoke, refused, and s
 	@exec $(keyholder) dev --dir $(dev_dir) --walk
 
 .PHONY: test
-test: check test-contract test-rust ## Everything that CI checks
+test: check check-queries test-contract test-rust ## Everything that CI checks
 
 .PHONY: check
 check: check-format check-spelling check-proto check-clippy check-docs check-deny ## The fast checks, cheapest first
@@ -57,6 +57,11 @@ check-clippy:
 .PHONY: check-docs
 check-docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
+
+.PHONY: check-queries
+check-queries:
+	@$(setup) postgres
+	deploy/tools/check-queries
 
 .PHONY: check-deny
 check-deny:
@@ -98,9 +103,12 @@ test-rust: build-tests ## Every Rust test
 .PHONY: fuzz
 fuzz: ## Fuzz every target for FUZZ_SECONDS (default 60) each
 	@$(setup) cargo-fuzz
-	@for target in $$(cargo fuzz list); do \
+	@export RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR="$(CURDIR)/fuzz/target"; \
+	for target in $$(cargo fuzz list); do \
 	    echo "fuzz: $$target, $(FUZZ_SECONDS) s"; \
-	    RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	    mkdir -p fuzz/corpus/$$target; \
+	    cargo fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
 # === Committed files that are made from others ===
@@ -109,6 +117,8 @@ fuzz: ## Fuzz every target for FUZZ_SECONDS (default 60) each
 gen: ## Make every committed generated file again
 	UPDATE_GENERATED=1 cargo test -p keyholder-proto
 	UPDATE_SCHEMA=1 cargo test -p keyholder-catalog
+	@$(setup) postgres
+	deploy/tools/check-queries --write
 
 .PHONY: proto-baseline
 proto-baseline: ## At a release: let buf breaking compare with the protos as they are now

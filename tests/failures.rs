@@ -1,6 +1,8 @@
 //! What happens when Postgres is away, restarts, or is not migrated.
 
 use keyholder_proto::v1;
+use keyholder_proto::v1::provider_service_client::ProviderServiceClient;
+use time::Duration;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -138,4 +140,19 @@ async fn metrics_count_calls_releases_and_denials_without_naming_anybody() {
     for name in ["user:", ACME, connection_id.as_str()] {
         assert!(!text.contains(name), "{name}");
     }
+}
+
+#[tokio::test]
+async fn m40_a_call_on_an_open_connection_is_refused_once_its_certificate_has_expired() {
+    let world = World::start();
+    let mut short_lived =
+        ProviderServiceClient::new(world.short_lived_channel("console", Duration::seconds(2)));
+    short_lived.list_providers(v1::ListProvidersRequest::default()).await.unwrap();
+    let refused = loop {
+        match short_lived.list_providers(v1::ListProvidersRequest::default()).await {
+            Ok(_) => tokio::task::yield_now().await,
+            Err(status) => break status,
+        }
+    };
+    assert_refused(Err::<(), _>(refused), Code::Unauthenticated, "CERTIFICATE_EXPIRED");
 }

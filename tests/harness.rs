@@ -39,6 +39,10 @@ const POLICY: &[(&str, &str)] = &[
     ("plain", r#"roles = ["resolver"], actors = ["*"]"#),
     // Manages acme and nothing else.
     ("acme-console", r#"roles = ["manager"]"#),
+    // Manages what is at openai.
+    ("openai-console", r#"roles = ["manager"], providers = ["openai"]"#),
+    // Two roles at once.
+    ("several", r#"roles = ["manager", "resolver"], providers = ["*"], actors = ["*"]"#),
 ];
 
 /// Everything that a test needs. Processes and files are gone when it is dropped.
@@ -130,6 +134,12 @@ impl World {
 
     /// A channel to any server as a workload.
     pub(crate) fn channel_to(&self, server: &Server, workload: &str) -> Channel {
+        let (pem, key) = self.certificate(workload);
+        channel(server.grpc, &self.dir.path().join("ca.pem"), &pem, &key).unwrap()
+    }
+
+    /// The certificate and the key of a workload, made on first use.
+    pub(crate) fn certificate(&self, workload: &str) -> (PathBuf, PathBuf) {
         let pem = self.dir.path().join(format!("{workload}.pem"));
         let key = self.dir.path().join(format!("{workload}-key.pem"));
         if !pem.exists() {
@@ -137,7 +147,19 @@ impl World {
             let issued = self.authority.issue(LeafRequest::spiffe(&id, SystemClock.now()).unwrap()).unwrap();
             write_pair(self.dir.path(), workload, &issued.pem(), &issued.key_pem());
         }
-        channel(server.grpc, &self.dir.path().join("ca.pem"), &pem, &key).unwrap()
+        (pem, key)
+    }
+
+    /// A channel to the first server as a workload whose certificate ends soon.
+    pub(crate) fn short_lived_channel(&self, workload: &str, lifetime: time::Duration) -> Channel {
+        let now = SystemClock.now();
+        let id = format!("spiffe://test.example/{workload}");
+        let leaf = LeafRequest::spiffe(&id, now).unwrap().valid(now - time::Duration::HOUR, now + lifetime);
+        let issued = self.authority.issue(leaf).unwrap();
+        let name = format!("short-lived-{workload}");
+        write_pair(self.dir.path(), &name, &issued.pem(), &issued.key_pem());
+        let (pem, key) = self.certificate(&name);
+        channel(self.server.grpc, &self.dir.path().join("ca.pem"), &pem, &key).unwrap()
     }
 
     /// The connections, as the console sees them.

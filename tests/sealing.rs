@@ -1,11 +1,14 @@
 //! A sealed credential opens in its own place only, and what does not open is reported.
 
 use std::fs;
+use std::process::Command;
 
 use keyholder_proto::v1::ListAuditEventsRequest;
+use keyholder_proto::v1::connection_service_client::ConnectionServiceClient;
+use keyholder_proto::v1::grant_service_client::GrantServiceClient;
 use tonic::Code;
 
-use crate::harness::{ACME, World, assert_refused, log_lines, openai, resolve_request};
+use crate::harness::{ACME, DATABASE, World, assert_refused, binary, log_lines, openai, resolve_request};
 
 #[tokio::test]
 async fn a_credential_that_was_swapped_moved_cut_or_replayed_is_refused_and_reported() {
@@ -105,14 +108,39 @@ async fn an_old_key_opens_and_only_the_primary_wraps() {
     assert_eq!(wrapped_by(&world, ACME), old_key);
     assert_ne!(wrapped_by(&world, "new"), old_key);
 
-    fs::write(&config, text.replace(r#"primary = "encryption.key""#, "primary = \"new.key\"")).unwrap();
-    world.server = world.server("without-the-old-key");
-    let refused = world.grants("gateway").resolve_credential(resolve_request("user:ada", &before)).await;
+    // A server that lacks the old key does not start, and says which key it is.
+    fs::write(&config, text.replace(r#"primary = "encryption.key""#, r#"primary = "new.key""#)).unwrap();
+    let output = Command::new(binary())
+        .arg("serve")
+        .current_dir(world.dir.path())
+        .env("DATABASE_URL", world.postgres.url(DATABASE))
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.lines().count() == 1 && error.contains(&old_key), "{error}");
+}
+
+#[tokio::test]
+async fn a_data_key_that_does_not_open_is_reported_with_the_key_that_is_missing() {
+    let world = World::start();
+    let connection_id = world.connect("user:ada", "sk-ada").await;
+    // As if a replica with another key ring had wrapped it. The server has not opened it yet.
+    let second = world.server("second");
+    world.sql(
+        "UPDATE data_keys SET wrapped = regexp_replace(wrapped, 'kek-[0-9a-f]+', 'kek-0123456789abcdef')",
+    );
+    let mut gateway = GrantServiceClient::new(world.channel_to(&second, "gateway"));
+    let refused = gateway.resolve_credential(resolve_request("user:ada", &connection_id)).await;
     assert_refused(refused, Code::DataLoss, "CREDENTIAL_UNREADABLE");
-    let connecting = world.connections().create_connection(openai("user:bob", "sk-bob")).await;
-    assert_refused(connecting, Code::DataLoss, "CREDENTIAL_UNREADABLE");
-    let named = log_lines(&world.server.log)
+    let mut console = ConnectionServiceClient::new(world.channel_to(&second, "console"));
+    assert_refused(
+        console.create_connection(openai("user:bob", "sk")).await,
+        Code::DataLoss,
+        "CREDENTIAL_UNREADABLE",
+    );
+    let named = log_lines(&second.log)
         .iter()
-        .any(|line| line["error"].as_str().is_some_and(|error| error.contains(&old_key)));
+        .any(|line| line["error"].as_str().is_some_and(|error| error.contains("kek-0123456789abcdef")));
     assert!(named, "the log names the key that is missing");
+    assert_eq!(world.sql("SELECT count(*) FROM connections"), "1");
 }

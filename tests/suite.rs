@@ -3,7 +3,17 @@
 #[cfg(test)]
 mod arrows;
 #[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod callers;
+#[cfg(test)]
+mod command_line;
+#[cfg(test)]
+mod corpora;
+#[cfg(test)]
 mod dependencies;
+#[cfg(test)]
+mod dev;
 #[cfg(test)]
 mod failures;
 #[cfg(test)]
@@ -11,10 +21,18 @@ mod flow;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod lists;
+#[cfg(test)]
 mod pages;
 #[cfg(test)]
 mod release;
 #[cfg(test)]
 mod sealing;
+#[cfg(test)]
+mod secrets;
+#[cfg(test)]
+mod tenancy;
+#[cfg(test)]
+mod watch;
 #[cfg(test)]
 mod workspace;

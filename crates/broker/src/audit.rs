@@ -40,7 +40,7 @@ impl Broker {
             actor: denied.actor,
             connection: None,
             grant_id: None,
-            provider_id: denied.provider_id,
+            provider_id: denied.provider_id.filter(|id| self.catalog().get(id).is_some()),
             reason: denied.reason.as_str(),
             purpose: "",
         };

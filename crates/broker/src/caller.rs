@@ -44,4 +44,13 @@ impl Broker {
         let provider = self.catalog().get(id).ok_or(BrokerError::ProviderNotFound)?;
         if (caller.may_use)(provider) { Ok(provider) } else { Err(BrokerError::ProviderNotAllowed) }
     }
+
+    /// Whether the caller may change what is at a provider. One that has left the catalog is in nobody's way:
+    /// what is there can still be switched off, taken back and deleted.
+    pub(crate) fn check_provider(&self, caller: &Caller<'_>, id: &ProviderId) -> Result<(), BrokerError> {
+        match self.provider(caller, id) {
+            Err(BrokerError::ProviderNotFound) => Ok(()),
+            found => found.map(drop),
+        }
+    }
 }

@@ -283,6 +283,7 @@ impl Broker {
     ) -> Result<(Change, StoredConnection), BrokerError> {
         let mut change = self.store().change(caller.organization_id).await?;
         let stored = change.stored_connection(id).await?.ok_or(BrokerError::ConnectionNotFound)?;
+        self.check_provider(caller, &stored.connection.provider_id)?;
         if expected.is_some_and(|generation| generation != stored.connection.generation) {
             return Err(BrokerError::EtagMismatch);
         }
@@ -339,16 +340,16 @@ fn account_of(
 ) -> Account {
     let Some(field) = &method.account_id else { return given };
     let Some(value) = credential.get(field) else { return given };
-    let Ok(id) = Text::parse(value.expose_secret()) else {
-        errors.push(FieldError::invalid(format!("credentials.{field}"), "must be at most 256 characters"));
-        return given;
-    };
-    if !given.id.is_empty() && given.id != id {
-        errors.push(FieldError::invalid(
-            format!("credentials.{field}"),
-            "must name the same account as account.id",
-        ));
+    let path = format!("credentials.{field}");
+    if errors.iter().any(|error| error.field == path) {
         return given;
     }
-    Account { id, ..given }
+    match Text::parse(value.expose_secret()) {
+        Err(error) => errors.push(FieldError::invalid(path, error.to_string())),
+        Ok(id) if !given.id.is_empty() && given.id != id => {
+            errors.push(FieldError::invalid(path, "must name the same account as account.id"));
+        }
+        Ok(id) => return Account { id, ..given },
+    }
+    given
 }

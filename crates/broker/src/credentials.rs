@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use keyholder_catalog::{FieldProblem, Method, Provider};
+use keyholder_catalog::{Field, FieldProblem, Method, Provider};
 use keyholder_domain::AuthMethod;
 use keyholder_vault::{Credential, ExposeSecret as _, SecretString};
 
@@ -47,7 +47,7 @@ pub(crate) fn check_credential(
             Some(field) => {
                 check("credentials", name, field.check(value.expose_secret()), errors);
             }
-            None => errors.push(unknown_field("credentials", name)),
+            None => errors.push(unknown_field("credentials", method.fields.iter())),
         }
     }
     for field in method.fields.iter().filter(|field| field.required && !fields.contains_key(&field.name)) {
@@ -72,12 +72,11 @@ pub(crate) fn check_config(
     for (name, value) in config {
         match provider.config_field(name) {
             Some(field) => check("config", name, field.check(value), errors),
-            None => errors.push(unknown_field("config", name)),
+            None => errors.push(unknown_field("config", provider.config.iter())),
         }
     }
-    let missing = |field: &&keyholder_catalog::Field| {
-        field.required && field.default.is_none() && !config.contains_key(&field.name)
-    };
+    let missing =
+        |field: &&Field| field.required && field.default.is_none() && !config.contains_key(&field.name);
     for field in provider.config.iter().filter(missing) {
         errors.push(FieldError::invalid(format!("config.{}", field.name), "must be given"));
     }
@@ -92,13 +91,9 @@ fn check(map: &str, name: &str, result: Result<(), FieldProblem>, errors: &mut V
     errors.push(FieldError { field: format!("{map}.{name}"), reason, problem: problem.to_string() });
 }
 
-/// A field that nobody asked for. Its name is repeated only if it looks like one: a secret pasted as a key must
-/// not come back in an error.
-fn unknown_field(map: &str, name: &str) -> FieldError {
-    let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-    if (1..=32).contains(&name.len()) && name.bytes().all(inside) {
-        FieldError::invalid(format!("{map}.{name}"), "is not a field that the provider asks for")
-    } else {
-        FieldError::invalid(map, "has a field that the provider does not ask for")
-    }
+/// A field that nobody asked for. Its name is not repeated: it may be a secret that was pasted in the wrong place.
+fn unknown_field<'a>(map: &str, asked: impl Iterator<Item = &'a Field>) -> FieldError {
+    let names: Vec<&str> = asked.map(|field| field.name.as_str()).collect();
+    let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+    FieldError::invalid(map, format!("has a field that the provider does not ask for; it asks for {names}"))
 }

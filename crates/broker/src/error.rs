@@ -92,6 +92,21 @@ pub enum BrokerError {
     Store(#[from] StoreError),
 }
 
+impl BrokerError {
+    /// The same error for a request whose fields are in a message inside it, such as `connection.`.
+    #[must_use]
+    pub fn inside(self, inside: &str) -> Self {
+        match self {
+            Self::Fields(fields) => {
+                let put =
+                    |error: FieldError| FieldError { field: format!("{inside}{}", error.field), ..error };
+                Self::Fields(fields.into_iter().map(put).collect())
+            }
+            other => other,
+        }
+    }
+}
+
 impl From<FieldError> for BrokerError {
     fn from(error: FieldError) -> Self {
         Self::Fields(vec![error])

@@ -103,6 +103,21 @@ impl Broker {
     ) -> Result<Grant, BrokerError> {
         let mut change = self.store().change(caller.organization_id).await?;
         let mut grant = change.grant(id).await?.ok_or(BrokerError::GrantNotFound)?;
+        let connection = match &grant.target {
+            GrantTarget::Connection(id) => {
+                change.stored_connection(*id).await?.map(|stored| stored.connection)
+            }
+            GrantTarget::Selector { .. } => None,
+        };
+        let provider_id = match &grant.target {
+            GrantTarget::Selector { provider_id, .. } => Some(provider_id.clone()),
+            GrantTarget::Connection(_) => {
+                connection.as_ref().map(|connection| connection.provider_id.clone())
+            }
+        };
+        if let Some(provider_id) = &provider_id {
+            self.check_provider(caller, provider_id)?;
+        }
         if expected.is_some_and(|generation| generation != grant.generation) {
             return Err(BrokerError::EtagMismatch);
         }
@@ -112,18 +127,9 @@ impl Broker {
         grant.revoke_time = Some(self.now());
         grant.generation = grant.generation.next();
         change.update_grant(&grant).await?;
-        let connection = match &grant.target {
-            GrantTarget::Connection(id) => {
-                change.stored_connection(*id).await?.map(|stored| stored.connection)
-            }
-            GrantTarget::Selector { .. } => None,
-        };
-        let provider_id = match &grant.target {
-            GrantTarget::Selector { provider_id, .. } => Some(provider_id),
-            GrantTarget::Connection(_) => connection.as_ref().map(|connection| &connection.provider_id),
-        };
         let kind = AuditKind::GrantRevoked;
-        self.record_grant(caller, &mut change, kind, &grant, connection.as_ref(), provider_id).await?;
+        self.record_grant(caller, &mut change, kind, &grant, connection.as_ref(), provider_id.as_ref())
+            .await?;
         change.commit().await?;
         Ok(grant)
     }

@@ -368,7 +368,10 @@ impl Broker {
             actor: Some(&ask.actor),
             connection: connection.map(|connection| (connection.id, connection.generation)),
             grant_id: None,
-            provider_id: provider_id.or(connection.map(|connection| &connection.provider_id)),
+            // What the caller calls a provider may be anything; only what is one goes on record.
+            provider_id: provider_id
+                .filter(|id| self.catalog().get(id).is_some())
+                .or(connection.map(|connection| &connection.provider_id)),
             reason: reason.as_str(),
             purpose: ask.purpose.as_str(),
         };

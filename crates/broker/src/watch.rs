@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use keyholder_domain::{Connection, OrganizationId};
+use keyholder_domain::{Connection, ConnectionState, OrganizationId};
 use keyholder_store::{ChangeFilter, ChangeNumber};
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -93,6 +93,10 @@ impl Broker {
             let more = changed.len() as i64 == PAGE;
             for stored in changed {
                 place = stored.change;
+                if first_pass && behind.is_none() && stored.connection.state == ConnectionState::Deleted {
+                    // News to nobody who begins now.
+                    continue;
+                }
                 let message = Watched { connection: Some(stored.connection), place };
                 if send.send(Ok(message)).await.is_err() {
                     return Ok(());

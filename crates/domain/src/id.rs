@@ -15,10 +15,9 @@ macro_rules! prefixed_id {
             /// What every id of this kind begins with.
             pub const PREFIX: &'static str = $prefix;
 
-            /// Makes a new id from the time and 10 random bytes.
+            /// Makes a new id from the time and 10 random bytes. An id made a microsecond later sorts later.
             pub fn new(now: Timestamp, random: [u8; 10]) -> Self {
-                let millis = u64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-                Self(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
+                Self(uuid_v7(now, random))
             }
 
             /// Reads an id as it is written in the API.
@@ -55,6 +54,15 @@ macro_rules! prefixed_id {
             }
         }
     };
+}
+
+/// A UUIDv7 whose 12 bits behind the milliseconds are the part of a millisecond (RFC 9562, section 6.2, method 3).
+fn uuid_v7(now: Timestamp, mut random: [u8; 10]) -> Uuid {
+    let micros = u64::try_from(now.unix_timestamp_nanos() / 1_000).unwrap_or(0);
+    let fraction = (micros % 1_000) * 4_096 / 1_000;
+    let [.., high, low] = fraction.to_be_bytes();
+    (random[0], random[1]) = (high, low);
+    uuid::Builder::from_unix_timestamp_millis(micros / 1_000, &random).into_uuid()
 }
 
 prefixed_id!(
@@ -190,10 +198,11 @@ mod tests {
 
     #[test]
     fn ids_made_later_sort_later() {
-        let at = |millis| {
-            ConnectionId::new(Timestamp::UNIX_EPOCH + time::Duration::milliseconds(millis), [255; 10])
+        let at = |micros| {
+            ConnectionId::new(Timestamp::UNIX_EPOCH + time::Duration::microseconds(micros), [255; 10])
         };
-        assert!(at(1) < at(2));
+        let ids: Vec<_> = (0..3_000).map(at).collect();
+        assert!(ids.is_sorted() && ids.iter().collect::<std::collections::BTreeSet<_>>().len() == ids.len());
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! `make gen` runs this with `UPDATE_GENERATED=1`, which writes instead of comparing. The compiler of the
 //! protos is protox, so that nobody needs protoc.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -34,8 +36,12 @@ fn generated_files_are_current() {
 fn a_message_with_a_secret_prints_its_name_only() {
     let pool = compile(&proto_dir()).descriptor_pool();
     let names: Vec<String> = redacted(&pool).iter().map(|message| message.name().to_owned()).collect();
-    for name in ["CreateConnectionRequest", "ReplaceCredentialsRequest", "ApiKeyCredential", "HttpInjection"] {
-        assert!(names.iter().any(|found| found == name), "{name} holds a secret and is not marked debug_redact");
+    for name in ["CreateConnectionRequest", "ReplaceCredentialsRequest", "ApiKeyCredential", "HttpInjection"]
+    {
+        assert!(
+            names.iter().any(|found| found == name),
+            "{name} holds a secret and is not marked debug_redact"
+        );
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use keyholder_broker::{Broker, BrokerError, Denied};
 use keyholder_catalog::Provider;
-use keyholder_domain::{OrganizationId, Principal, ProviderId, Reason};
+use keyholder_domain::{OrganizationId, Principal, ProviderId, Reason, WorkloadId};
 use keyholder_identity::{Peer, Policy, ProviderRule, Role, Workload};
 use tonic::{Extensions, Status};
 
@@ -95,11 +95,25 @@ impl Call {
 
     /// Whether the caller may use a provider as an actor; without one, whether it may manage it.
     pub fn may_use(&self, actor: Option<&Principal>, provider: &Provider) -> bool {
-        match self.workload().map(Workload::providers) {
-            Ok(ProviderRule::Any) => true,
-            Ok(ProviderRule::Only(listed)) => listed.contains(&provider.id),
-            Ok(ProviderRule::ByDefinition) => actor.is_none_or(|actor| provider.allows_service(actor)),
-            Err(_) => false,
+        self.workload().is_ok_and(|workload| may_use(workload, actor, provider))
+    }
+
+    /// Another workload, or why the policy would refuse it a resolve, whatever the connection.
+    pub fn resolver(
+        &self,
+        workload: &WorkloadId,
+        organization_id: &OrganizationId,
+        actor: &Principal,
+    ) -> Result<&Workload, Reason> {
+        let workload = self.0.policy.find(workload).ok_or(Reason::WorkloadUnknown)?;
+        if !workload.has_role(Role::Resolver) {
+            Err(Reason::RoleMissing)
+        } else if !workload.allows_organization(organization_id) {
+            Err(Reason::OrganizationNotAllowed)
+        } else if !workload.allows_actor(actor) {
+            Err(Reason::ActorNotAllowed)
+        } else {
+            Ok(workload)
         }
     }
 
@@ -140,6 +154,15 @@ impl Call {
             Ok(()) => self.fail(problem),
             Err(error) => self.broke(error),
         }
+    }
+}
+
+/// Whether a workload may use a provider as an actor; without one, whether it may manage it.
+pub fn may_use(workload: &Workload, actor: Option<&Principal>, provider: &Provider) -> bool {
+    match workload.providers() {
+        ProviderRule::Any => true,
+        ProviderRule::Only(listed) => listed.contains(&provider.id),
+        ProviderRule::ByDefinition => actor.is_none_or(|actor| provider.allows_service(actor)),
     }
 }
 

@@ -151,7 +151,7 @@ pub enum ConfigError {
     #[error("there is no configuration file {}; --config names another, and keyholder dev needs none", .0.display())]
     Missing(PathBuf),
     /// The file or a variable does not fit.
-    #[error("{0}")]
+    #[error("{}", one_line(.0))]
     Invalid(Box<figment::Error>),
     /// No database is named.
     #[error("no database: set DATABASE_URL, or url under [database]")]
@@ -245,4 +245,14 @@ impl Config {
     fn paths(&self, paths: &[PathBuf]) -> Vec<PathBuf> {
         paths.iter().map(|path| self.path(path)).collect()
     }
+}
+
+/// The first problem of a configuration, on one line and without the lines of the file that the TOML parser quotes:
+/// a line may hold a password.
+fn one_line(error: &figment::Error) -> String {
+    let text = error.clone().into_iter().next().map(|first| first.to_string()).unwrap_or_default();
+    let told: Vec<&str> = text.lines().filter(|line| !line.contains('|')).map(str::trim).collect();
+    let line = told.into_iter().filter(|line| !line.is_empty()).collect::<Vec<_>>().join(", ");
+    // The library's name for the part of the file that is always read.
+    line.replace("\"default.", "\"")
 }

@@ -14,7 +14,7 @@ pub use connection::{
     change_filter, connection, connection_filter, connection_update, create_connection, resume_token,
     resumed, secrets,
 };
-pub use grant::{AskFields, ask, check_access_response, create_grant, grant, grant_filter};
+pub use grant::{AskFields, ask, check_access_response, create_grant, grant, grant_filter, no_access};
 pub use page::{Page, PageToken};
 pub use provider::provider;
 pub use reader::{Reader, etag, idempotency};

@@ -96,8 +96,8 @@ async fn serve(
     let store = connect(&config).await?;
     store.migrate().await.map_err(ServeError::from)?;
     store.close().await;
-    let (grpc, admin) = (config.grpc.listen, config.admin.listen);
     let listening = Listening::open(config).await?;
+    let (grpc, admin) = listening.addresses().map_err(DevError::Runtime)?;
     let dir = options.dir.display();
     let serving = listening.serve(stop_signal());
     let walking = async {

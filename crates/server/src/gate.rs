@@ -168,15 +168,17 @@ fn with_reason(response: Response<Body>, call: &Call) -> (Response<Body>, Code) 
     (status.into_http(), code)
 }
 
-/// The path of the field that did not decode, out of prost's `… CreateConnectionRequest.owner: invalid string …`.
+/// The path of the field that did not decode, out of prost's `… Account.id: CreateConnectionRequest.account: invalid
+/// string …`, where the innermost comes first.
 fn malformed_field(message: &str) -> Option<String> {
     let (_, place) = message.split_once("failed to decode Protobuf message: ")?;
-    let path: Vec<&str> = place
+    let mut path: Vec<&str> = place
         .split(": ")
         .map_while(|part| part.split_once('.'))
         .filter(|(message, field)| [message, field].iter().all(|word| is_word(word)))
         .map(|(_, field)| field)
         .collect();
+    path.reverse();
     (!path.is_empty()).then(|| path.join("."))
 }
 
@@ -235,7 +237,7 @@ mod tests {
 
     #[test]
     fn the_path_of_a_field_that_does_not_decode_is_told_and_nothing_else() {
-        let message = "failed to decode Protobuf message: CreateConnectionRequest.account: Account.id: invalid string \
+        let message = "failed to decode Protobuf message: Account.id: CreateConnectionRequest.account: invalid string \
                        value: data is not UTF-8 encoded";
         assert_eq!(malformed_field(message).as_deref(), Some("account.id"));
         assert_eq!(malformed_field("failed to decode Protobuf message: invalid varint"), None);

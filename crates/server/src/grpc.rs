@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use keyholder_broker::Broker;
 use keyholder_catalog::Provider;
-use keyholder_domain::{OrganizationId, Principal};
+use keyholder_domain::{OrganizationId, Principal, ProviderId};
 use tonic::{Request, Status};
 
 use crate::call::{Call, note};
@@ -41,11 +41,20 @@ struct Admitted<T> {
 
 /// Lets a request in if its caller may act for the organization that it names.
 fn admit<T>(request: Request<T>, organization_id: impl FnOnce(&T) -> &str) -> Result<Admitted<T>, Status> {
+    admit_inside("", request, organization_id)
+}
+
+/// The same for a request that names its organization in a message inside it.
+fn admit_inside<T>(
+    inside: &str,
+    request: Request<T>,
+    organization_id: impl FnOnce(&T) -> &str,
+) -> Result<Admitted<T>, Status> {
     let call = Call::of(request.extensions())?;
     let message = request.into_inner();
     let mut reader = Reader::new();
-    let organization_id =
-        reader.required("organization_id", organization_id(&message), OrganizationId::parse);
+    let field = format!("{inside}organization_id");
+    let organization_id = reader.required(&field, organization_id(&message), OrganizationId::parse);
     let organization_id = reader.finish(organization_id).map_err(|problem| call.fail(problem))?;
     call.check_organization(&organization_id).map_err(|problem| call.fail(problem))?;
     Ok(Admitted { call, organization_id, message })
@@ -71,6 +80,15 @@ fn use_of_providers<'a>(
     actor: Option<&'a Principal>,
 ) -> impl Fn(&Provider) -> bool + Send + Sync + 'a {
     move |provider| call.may_use(actor, provider)
+}
+
+impl Services {
+    /// Notes a provider for the log, if there is such a one: what is in the field may be anything.
+    fn note_provider(&self, call: &Call, id: &ProviderId) {
+        if self.broker.catalog().get(id).is_some() {
+            note(&call.facts().provider_id, id);
+        }
+    }
 }
 
 fn note_connection(call: &Call, connection: &keyholder_domain::Connection) {

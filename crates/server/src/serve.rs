@@ -13,6 +13,7 @@ use keyholder_proto::v1::connection_service_server::ConnectionServiceServer;
 use keyholder_proto::v1::grant_service_server::GrantServiceServer;
 use keyholder_proto::v1::provider_service_server::ProviderServiceServer;
 use keyholder_store::{Store, StoreSettings};
+use keyholder_vault::KeyRing;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -48,6 +49,11 @@ pub enum ServeError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A key-encryption key that the database needs.
+    #[error(
+        "the database needs the encryption key {0}, which is not configured; KEYHOLDER_ENCRYPTION_KEYS_OLD and old under [keys] take keys that only open"
+    )]
+    KeyMissing(String),
     /// A certificate or the policy.
     #[error(transparent)]
     Identity(#[from] keyholder_identity::ConfigError),
@@ -88,14 +94,24 @@ impl Listening {
         let catalog = Catalog::load(directory.as_deref())?;
         let keys = config.key_ring()?;
         let store = connect(&config).await?;
-        if store.schema_state().await? == SchemaState::Newer {
-            return Err(StoreError::SchemaNewer.into());
+        match store.schema_state().await? {
+            SchemaState::Newer => return Err(StoreError::SchemaNewer.into()),
+            SchemaState::Current => check_keys(&store, &keys).await?,
+            SchemaState::Older => {}
         }
         let grpc = listen("grpc.listen", config.grpc.listen).await?;
         let admin = listen("admin.listen", config.admin.listen).await?;
-        tracing::info!(grpc = %address(&grpc), admin = %address(&admin), "listening");
         let broker = Broker::new(store, catalog, keys, Arc::clone(&clock));
-        Ok(Self { grpc, admin, config, broker, metrics: Arc::new(Metrics::new()), clock })
+        let listening = Self { grpc, admin, config, broker, metrics: Arc::new(Metrics::new()), clock };
+        if let Ok((grpc, admin)) = listening.addresses() {
+            tracing::info!(%grpc, %admin, "listening");
+        }
+        Ok(listening)
+    }
+
+    /// Where the workload port and the admin port are.
+    pub fn addresses(&self) -> std::io::Result<(SocketAddr, SocketAddr)> {
+        Ok((self.grpc.local_addr()?, self.admin.local_addr()?))
     }
 
     /// Serves until `stop` ends, then drains.
@@ -232,15 +248,22 @@ async fn set_health(health: &HealthReporter, serving: bool) {
 pub async fn check(config: &Config) -> Result<(), ServeError> {
     let directory = config.catalog.directory.as_ref().map(|directory| config.path(directory));
     Catalog::load(directory.as_deref())?;
-    config.key_ring()?;
+    let keys = config.key_ring()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     server_config(config.server_certificate()?, config.trust_store()?, &config.policy, clock)?;
     let store = connect(config).await?;
     match store.schema_state().await? {
-        SchemaState::Current => Ok(()),
+        SchemaState::Current => check_keys(&store, &keys).await,
         SchemaState::Older => Err(StoreError::SchemaOlder.into()),
         SchemaState::Newer => Err(StoreError::SchemaNewer.into()),
     }
+}
+
+/// Refuses to go on without a key that some organization's data key needs: better no server than one that cannot
+/// open what it holds, and that seals new credentials under a key that nobody meant.
+async fn check_keys(store: &Store, keys: &KeyRing) -> Result<(), ServeError> {
+    let missing = store.wrapping_key_ids().await?.into_iter().find(|id| !keys.ids().any(|known| known == id));
+    missing.map_or(Ok(()), |id| Err(ServeError::KeyMissing(id)))
 }
 
 /// Ends when the process is told to stop: SIGTERM, or Ctrl-C.
@@ -275,9 +298,4 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(keyholder_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-}
-
-/// Where a listener listens; with port 0 in the configuration, the port that it got.
-fn address(listener: &TcpListener) -> String {
-    listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
 }

@@ -1,3 +1,4 @@
+use sqlx::Connection as _;
 use sqlx::migrate::{MigrateError, Migrator};
 
 use crate::{Store, StoreError};
@@ -20,7 +21,13 @@ impl Store {
     /// this at the same time: they take turns. Returns how many there were.
     pub async fn migrate(&self) -> Result<usize, StoreError> {
         let before = self.applied_migrations().await?.len();
-        match MIGRATIONS.run(&self.pool).await {
+        // A connection of its own: the lock that takes turns belongs to the connection, and is not given back when a
+        // migration fails.
+        let mut connection = self.pool.acquire().await?.detach();
+        let result = MIGRATIONS.run(&mut connection).await;
+        // Closed or gone, the lock is free in either case.
+        connection.close().await.ok();
+        match result {
             Ok(()) => Ok(self.applied_migrations().await?.len() - before),
             Err(MigrateError::VersionMissing(_)) => Err(StoreError::SchemaNewer),
             Err(MigrateError::VersionMismatch(version)) => Err(StoreError::SchemaForked(version)),

@@ -20,7 +20,7 @@ impl KeyRing {
     /// A ring of keys that are all different.
     pub fn new(primary: KeyEncryptionKey, others: Vec<KeyEncryptionKey>) -> Result<Self, KeyError> {
         let ring = Self { primary, others };
-        let mut ids: Vec<_> = ring.keys().map(KeyEncryptionKey::id).collect();
+        let mut ids: Vec<_> = ring.ids().collect();
         ids.sort_unstable();
         match ids.windows(2).find(|pair| pair[0] == pair[1]) {
             Some(pair) => Err(KeyError::Duplicate { key_id: pair[0].to_owned() }),
@@ -31,6 +31,11 @@ impl KeyRing {
     /// The id of the key that wraps. A key that another one wrapped waits to be rewrapped.
     pub fn primary_id(&self) -> &str {
         self.primary.id()
+    }
+
+    /// The ids of all keys, the primary first.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.keys().map(KeyEncryptionKey::id)
     }
 
     /// Wraps an organization's data key under the primary key.

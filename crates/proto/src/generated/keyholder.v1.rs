@@ -1382,7 +1382,8 @@ pub struct WatchConnectionsRequest {
 /// WatchConnectionsResponse is one connection as it is now.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WatchConnectionsResponse {
-    /// The connection; its state is DELETED when it is gone. Absent in a message that only carries a token.
+    /// The connection; its state is DELETED when it is gone. Absent in the one message that ends the first pass:
+    /// from there on, everything is a change.
     #[prost(message, optional, tag = "1")]
     pub connection: ::core::option::Option<Connection>,
     /// Resumes the stream behind this message.
@@ -1760,9 +1761,10 @@ pub mod connection_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// WatchConnections sends every connection of an organization as it is now, then each one again whenever
-        /// it changes. Several changes in quick succession may arrive as one. With a resume token it sends only what
-        /// changed since. The stream ends when the server drains; resume it with the last token.
+        /// WatchConnections sends every connection of an organization as it is now, deleted ones left out, then a
+        /// message without a connection, then each connection again whenever it changes. Several changes in quick
+        /// succession may arrive as one. With a resume token it sends only what changed since, deletions too. The
+        /// stream ends when the server drains; resume it with the last token.
         pub async fn watch_connections(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchConnectionsRequest>,
@@ -1886,9 +1888,10 @@ pub mod connection_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// WatchConnections sends every connection of an organization as it is now, then each one again whenever
-        /// it changes. Several changes in quick succession may arrive as one. With a resume token it sends only what
-        /// changed since. The stream ends when the server drains; resume it with the last token.
+        /// WatchConnections sends every connection of an organization as it is now, deleted ones left out, then a
+        /// message without a connection, then each connection again whenever it changes. Several changes in quick
+        /// succession may arrive as one. With a resume token it sends only what changed since, deletions too. The
+        /// stream ends when the server drains; resume it with the last token.
         async fn watch_connections(
             &self,
             request: tonic::Request<super::WatchConnectionsRequest>,

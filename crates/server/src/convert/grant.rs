@@ -1,8 +1,8 @@
 use keyholder_broker::{Access, Answer, Ask, CreateGrant, GrantFilter, Refusal, Target};
 use keyholder_domain::access::Right;
 use keyholder_domain::{
-    ConnectionId, Grant, GrantId, GrantState, GrantTarget, Principal, ProviderId, Scopes, Text, Timestamp,
-    WorkloadPattern,
+    ConnectionId, Grant, GrantId, GrantState, GrantTarget, Principal, ProviderId, Reason, Scopes, Text,
+    Timestamp, WorkloadPattern,
 };
 use keyholder_proto::v1;
 
@@ -176,21 +176,28 @@ pub fn check_access_response(access: Access) -> v1::CheckAccessResponse {
             ..Default::default()
         },
         Answer::Refused(refusal) => v1::CheckAccessResponse {
-            allowed: false,
-            reason: refusal.reason().as_str().to_owned(),
-            message: refusal.reason().sentence().to_owned(),
             connection_id,
             account: known,
-            candidates: candidates(refusal),
-            ..Default::default()
+            candidates: candidates(&refusal),
+            ..no_access(refusal.reason())
         },
     }
 }
 
-fn candidates(refusal: Refusal) -> Vec<v1::ConnectionCandidate> {
+/// The answer no, with nothing but its reason.
+pub fn no_access(reason: Reason) -> v1::CheckAccessResponse {
+    v1::CheckAccessResponse {
+        allowed: false,
+        reason: reason.as_str().to_owned(),
+        message: reason.sentence().to_owned(),
+        ..Default::default()
+    }
+}
+
+fn candidates(refusal: &Refusal) -> Vec<v1::ConnectionCandidate> {
     let Refusal::Ambiguous(candidates) = refusal else { return Vec::new() };
     candidates
-        .into_iter()
+        .iter()
         .map(|candidate| v1::ConnectionCandidate {
             connection_id: candidate.connection_id.to_string(),
             owner: candidate.owner.to_string(),

@@ -77,12 +77,13 @@ impl Reader {
     }
 }
 
-/// Reads an etag; empty: none was given.
-pub fn etag(reader: &mut Reader, text: &str) -> Option<Generation> {
-    reader.optional("etag", text, |text| {
+/// Reads an etag; empty: none was given. Only what `to_etag` writes is one.
+pub fn etag(reader: &mut Reader, field: &str, text: &str) -> Option<Generation> {
+    reader.optional(field, text, |text| {
+        let number = text.strip_prefix('g').and_then(|digits| digits.parse().ok());
+        let generation = number.and_then(|number| Generation::new(number).ok());
         let rule = Invalid("must be the etag of a message that was read");
-        let number = text.strip_prefix('g').and_then(|digits| digits.parse().ok()).ok_or(rule)?;
-        Generation::new(number)
+        generation.filter(|generation| to_etag(*generation) == text).ok_or(rule)
     })
 }
 

@@ -7,7 +7,7 @@ use keyholder_proto::v1;
 use keyholder_proto::v1::connection_service_server::ConnectionService;
 use tonic::{Request, Response, Status};
 
-use super::{Admitted, Services, admit, as_caller, note_connection};
+use super::{Admitted, Services, admit, admit_inside, as_caller, note_connection};
 use crate::call::{Call, note};
 use crate::convert::{self, Reader, etag};
 
@@ -18,21 +18,18 @@ struct Named {
 }
 
 impl Named {
-    fn read(
-        call: &Call,
-        mut reader: Reader,
-        id_field: &str,
-        id: &str,
-        expected: &str,
-    ) -> Result<Self, Status> {
-        let id = reader.required(id_field, id, ConnectionId::parse);
-        let expected = etag(&mut reader, expected);
+    fn read(call: &Call, mut reader: Reader, inside: &str, id: &str, expected: &str) -> Result<Self, Status> {
+        let id = reader.required(&format!("{inside}connection_id"), id, ConnectionId::parse);
+        let expected = etag(&mut reader, &format!("{inside}etag"), expected);
         let named =
             reader.finish(id.map(|id| Self { id, expected })).map_err(|problem| call.fail(problem))?;
         note(&call.facts().connection_id, named.id);
         Ok(named)
     }
 }
+
+/// Where the fields of an update are.
+const INSIDE: &str = "connection.";
 
 /// The answer of a call that changed a connection, or why it did not.
 fn answer(call: &Call, result: Result<Connection, BrokerError>) -> Result<Option<v1::Connection>, Status> {
@@ -49,7 +46,7 @@ impl ConnectionService for Services {
     ) -> Result<Response<v1::CreateConnectionResponse>, Status> {
         let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
         let create = convert::create_connection(message).map_err(|problem| call.fail(problem))?;
-        note(&call.facts().provider_id, &create.provider_id);
+        self.note_provider(&call, &create.provider_id);
         let made = as_caller!(call, organization_id, None, |caller| {
             self.broker.create_connection(&caller, create).await
         });
@@ -61,7 +58,7 @@ impl ConnectionService for Services {
         request: Request<v1::GetConnectionRequest>,
     ) -> Result<Response<v1::GetConnectionResponse>, Status> {
         let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
-        let named = Named::read(&call, Reader::new(), "connection_id", &message.connection_id, "")?;
+        let named = Named::read(&call, Reader::new(), "", &message.connection_id, "")?;
         let found = as_caller!(call, organization_id, None, |caller| {
             self.broker.get_connection(&caller, named.id).await
         });
@@ -92,14 +89,15 @@ impl ConnectionService for Services {
     ) -> Result<Response<v1::UpdateConnectionResponse>, Status> {
         let request = request.map(|update| (update.connection.unwrap_or_default(), update.update_mask));
         let Admitted { call, organization_id, message: (connection, mask) } =
-            admit(request, |(connection, _)| &connection.organization_id)?;
+            admit_inside(INSIDE, request, |(connection, _)| &connection.organization_id)?;
         let mut reader = Reader::new();
         let update = convert::connection_update(&mut reader, &connection, mask.as_ref());
         let id = &connection.connection_id;
-        let named = Named::read(&call, reader, "connection.connection_id", id, &connection.etag)?;
+        let named = Named::read(&call, reader, INSIDE, id, &connection.etag)?;
         let updated = as_caller!(call, organization_id, None, |caller| {
             self.broker.update_connection(&caller, named.id, named.expected, update).await
         });
+        let updated = updated.map_err(|error| error.inside(INSIDE));
         Ok(Response::new(v1::UpdateConnectionResponse { connection: answer(&call, updated)? }))
     }
 
@@ -108,8 +106,7 @@ impl ConnectionService for Services {
         request: Request<v1::ReplaceCredentialsRequest>,
     ) -> Result<Response<v1::ReplaceCredentialsResponse>, Status> {
         let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
-        let named =
-            Named::read(&call, Reader::new(), "connection_id", &message.connection_id, &message.etag)?;
+        let named = Named::read(&call, Reader::new(), "", &message.connection_id, &message.etag)?;
         let credentials = convert::secrets(message.credentials);
         let replaced = as_caller!(call, organization_id, None, |caller| {
             self.broker.replace_credentials(&caller, named.id, named.expected, credentials).await
@@ -124,7 +121,7 @@ impl ConnectionService for Services {
         let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
         let mut reader = Reader::new();
         let reason = reader.checked("reason", Text::parse(&message.reason)).unwrap_or_default();
-        let named = Named::read(&call, reader, "connection_id", &message.connection_id, &message.etag)?;
+        let named = Named::read(&call, reader, "", &message.connection_id, &message.etag)?;
         let disabled = as_caller!(call, organization_id, None, |caller| {
             self.broker.disable_connection(&caller, named.id, named.expected, reason).await
         });
@@ -136,8 +133,7 @@ impl ConnectionService for Services {
         request: Request<v1::EnableConnectionRequest>,
     ) -> Result<Response<v1::EnableConnectionResponse>, Status> {
         let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
-        let named =
-            Named::read(&call, Reader::new(), "connection_id", &message.connection_id, &message.etag)?;
+        let named = Named::read(&call, Reader::new(), "", &message.connection_id, &message.etag)?;
         let enabled = as_caller!(call, organization_id, None, |caller| {
             self.broker.enable_connection(&caller, named.id, named.expected).await
         });
@@ -149,8 +145,7 @@ impl ConnectionService for Services {
         request: Request<v1::DeleteConnectionRequest>,
     ) -> Result<Response<v1::DeleteConnectionResponse>, Status> {
         let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
-        let named =
-            Named::read(&call, Reader::new(), "connection_id", &message.connection_id, &message.etag)?;
+        let named = Named::read(&call, Reader::new(), "", &message.connection_id, &message.etag)?;
         let deleted = as_caller!(call, organization_id, None, |caller| {
             self.broker.delete_connection(&caller, named.id, named.expected).await
         });

@@ -1,13 +1,19 @@
-use keyholder_broker::{Ask, Target};
+use std::time::Duration;
+
+use keyholder_broker::{Ask, Caller, Target};
+use keyholder_catalog::Provider;
 use keyholder_domain::{GrantId, GrantTarget, OrganizationId, ProviderId, Reason, WorkloadId};
 use keyholder_proto::v1;
 use keyholder_proto::v1::grant_service_server::GrantService;
 use tonic::{Request, Response, Status};
 
 use super::{Admitted, Services, admit, as_caller};
-use crate::call::{Call, note};
+use crate::call::{Call, may_use, note};
 use crate::convert::{self, AskFields, Reader, etag};
 use crate::problem::Problem;
+
+/// The longest `min_ttl` that may be asked for.
+const MAX_MIN_TTL: Duration = Duration::from_secs(3_600);
 
 #[tonic::async_trait]
 impl GrantService for Services {
@@ -19,7 +25,7 @@ impl GrantService for Services {
         let create = convert::create_grant(message).map_err(|problem| call.fail(problem))?;
         match &create.target {
             GrantTarget::Connection(id) => note(&call.facts().connection_id, id),
-            GrantTarget::Selector { provider_id, .. } => note(&call.facts().provider_id, provider_id),
+            GrantTarget::Selector { provider_id, .. } => self.note_provider(&call, provider_id),
         }
         let made =
             as_caller!(call, organization_id, None, |caller| self.broker.create_grant(&caller, create).await);
@@ -62,7 +68,7 @@ impl GrantService for Services {
     ) -> Result<Response<v1::RevokeGrantResponse>, Status> {
         let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
         let mut reader = Reader::new();
-        let expected = etag(&mut reader, &message.etag);
+        let expected = etag(&mut reader, "etag", &message.etag);
         let id = read_id(&call, reader, &message.grant_id)?;
         let revoked = as_caller!(call, organization_id, None, |caller| self
             .broker
@@ -95,7 +101,7 @@ impl GrantService for Services {
         let ask = convert::ask(&mut reader, &fields);
         let workload = reader.optional("workload", &message.workload, WorkloadId::parse);
         let ask = reader.finish(ask).map_err(|problem| call.fail(problem))?;
-        note_ask(&call, &ask);
+        self.note_ask(&call, &ask);
         let manages = call.is_manager().map_err(|problem| call.fail(problem))?;
         if !manages {
             call.check_actor(&ask.actor).map_err(|problem| call.fail(problem))?;
@@ -105,10 +111,26 @@ impl GrantService for Services {
         }
         let judged = workload.as_ref().unwrap_or(call.peer().workload());
         let actor = (!manages).then_some(&ask.actor);
-        let access = as_caller!(call, organization_id, actor, |caller| self
-            .broker
-            .check_access(&caller, &ask, judged)
-            .await);
+        let access = if judged == call.peer().workload() {
+            as_caller!(call, organization_id, actor, |caller| self
+                .broker
+                .check_access(&caller, &ask, judged)
+                .await)
+        } else {
+            let resolver = match call.resolver(judged, &organization_id, &ask.actor) {
+                Ok(resolver) => resolver,
+                Err(reason) => return Ok(Response::new(convert::no_access(reason))),
+            };
+            let may_use = |provider: &Provider| {
+                call.may_use(actor, provider) && may_use(resolver, Some(&ask.actor), provider)
+            };
+            let caller = Caller {
+                workload: call.peer().workload(),
+                organization_id: &organization_id,
+                may_use: &may_use,
+            };
+            self.broker.check_access(&caller, &ask, judged).await
+        };
         let access = access.map_err(|error| call.broke(error))?;
         Ok(Response::new(convert::check_access_response(access)))
     }
@@ -120,7 +142,7 @@ impl GrantService for Services {
         let call = Call::of(request.extensions())?;
         let message = request.into_inner();
         let (organization_id, ask) = read_resolve(&message).map_err(|problem| call.fail(problem))?;
-        note_ask(&call, &ask);
+        self.note_ask(&call, &ask);
         let allowed = call.check_organization(&organization_id).and_then(|()| call.check_actor(&ask.actor));
         if let Err(problem) = allowed {
             let provider_id = provider_of(&ask);
@@ -166,19 +188,22 @@ fn read_resolve(message: &v1::ResolveCredentialRequest) -> Result<(OrganizationI
         purpose: &message.purpose,
     };
     let ask = convert::ask(&mut reader, &fields);
-    if let Some(ttl) = &message.min_ttl
-        && (!(0..=3_600).contains(&ttl.seconds) || !(0..1_000_000_000).contains(&ttl.nanos))
+    if let Some(ttl) = message.min_ttl
+        && !((0..1_000_000_000).contains(&ttl.nanos)
+            && Duration::try_from(ttl).is_ok_and(|ttl| ttl <= MAX_MIN_TTL))
     {
         reader.wrong("min_ttl", "must be between 0 seconds and one hour");
     }
     reader.finish(organization_id.zip(ask))
 }
 
-fn note_ask(call: &Call, ask: &Ask) {
-    note(&call.facts().actor, &ask.actor);
-    match &ask.target {
-        Target::Connection(id) => note(&call.facts().connection_id, id),
-        Target::Provider { provider_id, .. } => note(&call.facts().provider_id, provider_id),
+impl Services {
+    fn note_ask(&self, call: &Call, ask: &Ask) {
+        note(&call.facts().actor, &ask.actor);
+        match &ask.target {
+            Target::Connection(id) => note(&call.facts().connection_id, id),
+            Target::Provider { provider_id, .. } => self.note_provider(call, provider_id),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use keyholder_proto::v1::{
 use tonic::{Request, Response, Status};
 
 use super::Services;
-use crate::call::{Call, note};
+use crate::call::Call;
 use crate::convert::{PageToken, Reader, provider};
 use crate::problem::Problem;
 
@@ -42,7 +42,7 @@ impl ProviderService for Services {
         let mut reader = Reader::new();
         let id = reader.required("provider_id", &request.get_ref().provider_id, ProviderId::parse);
         let id = reader.finish(id).map_err(|problem| call.fail(problem))?;
-        note(&call.facts().provider_id, &id);
+        self.note_provider(&call, &id);
         match self.broker.catalog().get(&id) {
             Some(found) => Ok(Response::new(GetProviderResponse { provider: Some(provider(found)) })),
             None => Err(call.fail(Problem::new(Reason::ProviderNotFound))),

@@ -34,6 +34,10 @@ fn every_query_names_the_organization() {
         let query: serde_json::Value = serde_json::from_str(&text).unwrap();
         let query = query["query"].as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
         seen += 1;
+        if query.starts_with("SELECT DISTINCT split_part(wrapped") {
+            // Which key-encryption keys are in use at all, for the operator.
+            continue;
+        }
         let names = query.contains("organization_id = $1")
             || query.contains("( organization_id")
             || query.contains("(organization_id")
