@@ -35,6 +35,11 @@ const NOT_READ: &[&str] = &[
     "connection.generation",
     "connection.create_time",
     "connection.update_time",
+    "connection.last_test.time",
+    "connection.last_test.ok",
+    "connection.last_test.http_status",
+    "connection.last_test.outcome",
+    "connection.last_test.summary",
 ];
 
 /// A request with one thing wrong, and what it gets.
@@ -309,6 +314,7 @@ async fn an_update_reads_no_field_that_its_mask_cannot_name() {
         create_time: Some(prost_types::Timestamp { seconds: i64::MAX, nanos: -1 }),
         update_time: Some(prost_types::Timestamp { seconds: i64::MIN, nanos: -1 }),
         etag: String::new(),
+        last_test: Some(v1::LastTest { ok: true, outcome: 99, summary: "\0".into(), ..Default::default() }),
     };
     let update_mask = Some(prost_types::FieldMask { paths: vec!["display_name".into()] });
     let update = v1::UpdateConnectionRequest { connection: Some(connection), update_mask };

@@ -40,6 +40,7 @@ const EXPECTED: &[(&str, &[&str], &str)] = &[
     ("/keyholder.v1.ConnectionService/DisableConnection", MANAGING, "INVALID_FIELD"),
     ("/keyholder.v1.ConnectionService/EnableConnection", MANAGING, "INVALID_FIELD"),
     ("/keyholder.v1.ConnectionService/DeleteConnection", MANAGING, "INVALID_FIELD"),
+    ("/keyholder.v1.ConnectionService/TestConnection", MANAGING, "INVALID_FIELD"),
     ("/keyholder.v1.ConnectionService/WatchConnections", MANAGING, "INVALID_FIELD"),
     ("/keyholder.v1.GrantService/CreateGrant", MANAGING, "INVALID_FIELD"),
     ("/keyholder.v1.GrantService/GetGrant", MANAGING, "INVALID_FIELD"),

@@ -105,6 +105,10 @@ fn a_variable_overrides_the_file() {
     assert!(line.contains("loud"), "{line}");
     let output = keyholder(&world, &["check-config"], &[("KEYHOLDER_GPRC__LISTEN", "127.0.0.1:1")]);
     assert!(complaint(&output).contains("gprc"), "a misspelt variable is not passed over");
+    let output = keyholder(&world, &["check-config"], &[("KEYHOLDER_DATABASE_URL", "x")]);
+    assert!(complaint(&output).contains("KEYHOLDER_DATABASE_URL"), "nor is one with an underscore too few");
+    let output = keyholder(&world, &["check-config"], &[("KEYHOLDER_DATABASE__MAX_CONNECTIONS", "1")]);
+    assert!(complaint(&output).contains("max_connections"));
     let key = "c3VycHJpc2Ugc3VycHJpc2Ugc3VycHJpc2Ugc3VycHI=";
     assert!(keyholder(&world, &["check-config"], &[("KEYHOLDER_ENCRYPTION_KEY", key)]).status.success());
     let line = complaint(&keyholder(&world, &["check-config"], &[("KEYHOLDER_ENCRYPTION_KEY", "canary")]));

@@ -1,6 +1,7 @@
 //! What happens when Postgres is away, restarts, or is not migrated.
 
 use keyholder_proto::v1;
+use keyholder_proto::v1::connection_service_client::ConnectionServiceClient;
 use keyholder_proto::v1::provider_service_client::ProviderServiceClient;
 use time::Duration;
 use tonic::Code;
@@ -155,4 +156,79 @@ async fn m40_a_call_on_an_open_connection_is_refused_once_its_certificate_has_ex
         }
     };
     assert_refused(Err::<(), _>(refused), Code::Unauthenticated, "CERTIFICATE_EXPIRED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_up_organization_holds_up_no_release() {
+    let world = World::start();
+    let connection_id = world.connect("user:ada", "sk-ada").await;
+    let mut locked = world.lock("SELECT 1 FROM organizations WHERE organization_id = 'acme' FOR UPDATE");
+    let waiting: Vec<_> = (0..20)
+        .map(|number| {
+            let mut connections = world.connections();
+            let request = openai("user:bob", &format!("sk-{number}"));
+            tokio::spawn(async move { connections.create_connection(request).await })
+        })
+        .collect();
+    eventually("changes that wait", || {
+        let waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        (world.sql(waiting) == "t").then_some(())
+    });
+    for _ in 0..20 {
+        world
+            .grants("gateway")
+            .resolve_credential(resolve_request("user:ada", &connection_id))
+            .await
+            .unwrap();
+    }
+    locked.release();
+    for change in waiting {
+        // Some may have given up waiting; none may hang.
+        change.await.unwrap().ok();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_lacks_a_key_does_not_serve_once_the_database_is_migrated() {
+    let world = World::start();
+    world.connect("user:ada", "sk-ada").await;
+    world.sql(
+        "UPDATE data_keys SET wrapped = regexp_replace(wrapped, 'kek-[0-9a-f]+', 'kek-0123456789abcdef')",
+    );
+    world.sql("CREATE TABLE applied AS SELECT * FROM _sqlx_migrations; DELETE FROM _sqlx_migrations");
+    let mut server = world.spawn("late", &world.postgres.url(crate::harness::DATABASE));
+    server.wait_for_log("the database is not migrated; run keyholder migrate");
+    world.sql("INSERT INTO _sqlx_migrations SELECT * FROM applied");
+    let line = server.wait_for_log("not serving");
+    assert!(line["error"].as_str().unwrap().contains("kek-0123456789abcdef"), "{line}");
+    let mut health = HealthClient::new(world.channel_to(&server, "console"));
+    let status = health.check(HealthCheckRequest::default()).await.unwrap().into_inner().status();
+    assert_eq!(status, ServingStatus::NotServing);
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_the_certificate_it_was_opened_with_does() {
+    let world = World::start();
+    let mut short_lived =
+        ConnectionServiceClient::new(world.short_lived_channel("console", Duration::seconds(2)));
+    let request = v1::WatchConnectionsRequest { organization_id: ACME.into(), ..Default::default() };
+    let mut stream = short_lived.watch_connections(request).await.unwrap().into_inner();
+    assert!(stream.message().await.unwrap().is_some(), "the end of the first pass");
+    assert!(stream.message().await.unwrap().is_none(), "the end of the stream");
+}
+
+#[tokio::test]
+async fn a_request_with_a_million_faults_is_told_of_a_few() {
+    let world = World::start();
+    let request = v1::ListAuditEventsRequest {
+        organization_id: ACME.into(),
+        kinds: vec![99; 1_000_000],
+        ..Default::default()
+    };
+    let status = assert_refused(
+        world.audit().list_audit_events(request).await,
+        Code::InvalidArgument,
+        "INVALID_FIELD",
+    );
+    assert!(status.details().len() < 6_000, "{} bytes", status.details().len());
 }

@@ -85,6 +85,11 @@ pub(crate) const ACME: &str = "acme";
 impl World {
     /// A world with one server that is ready.
     pub(crate) fn start() -> Self {
+        Self::start_with(|_, _| String::new())
+    }
+
+    /// The same, with more configuration: what `prepare` returns, and the files that it writes into the folder.
+    pub(crate) fn start_with(prepare: impl FnOnce(&Authority, &Path) -> String) -> Self {
         let postgres = PrivatePostgres::temporary_with(&Settings::default().statement_statistics()).unwrap();
         postgres.create_database(DATABASE).unwrap();
         let authority = Authority::root("Keyholder test CA", SystemClock.now()).unwrap();
@@ -95,7 +100,8 @@ impl World {
         let leaf = LeafRequest::dns("localhost", SystemClock.now()).unwrap();
         let issued = authority.issue(leaf).unwrap();
         write_pair(dir.path(), "server", &issued.pem(), &issued.key_pem());
-        fs::write(dir.path().join("keyholder.toml"), config()).unwrap();
+        let more = prepare(&authority, dir.path());
+        fs::write(dir.path().join("keyholder.toml"), config() + &more).unwrap();
         run(&binary(), &["migrate"], dir.path(), &postgres.url(DATABASE));
         let server = Server::start(dir.path(), &postgres.url(DATABASE), "first");
         Self { postgres, authority, dir, server }

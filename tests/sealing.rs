@@ -144,3 +144,16 @@ async fn a_data_key_that_does_not_open_is_reported_with_the_key_that_is_missing(
     assert!(named, "the log names the key that is missing");
     assert_eq!(world.sql("SELECT count(*) FROM connections"), "1");
 }
+
+#[tokio::test]
+async fn what_was_mended_opens_at_once() {
+    let world = World::start();
+    let connection_id = world.connect("user:ada", "sk-ada").await;
+    let second = world.server("second");
+    let mut gateway = GrantServiceClient::new(world.channel_to(&second, "gateway"));
+    world.sql("CREATE TABLE saved AS SELECT * FROM data_keys; DELETE FROM data_keys");
+    let refused = gateway.resolve_credential(resolve_request("user:ada", &connection_id)).await;
+    assert_refused(refused, Code::DataLoss, "CREDENTIAL_UNREADABLE");
+    world.sql("INSERT INTO data_keys SELECT * FROM saved");
+    gateway.resolve_credential(resolve_request("user:ada", &connection_id)).await.unwrap();
+}

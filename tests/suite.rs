@@ -23,7 +23,11 @@ mod harness;
 #[cfg(test)]
 mod lists;
 #[cfg(test)]
+mod outside;
+#[cfg(test)]
 mod pages;
+#[cfg(test)]
+mod provider;
 #[cfg(test)]
 mod release;
 #[cfg(test)]

@@ -256,6 +256,12 @@ fn named(fixture: &Fixture) -> Vec<Row> {
             connection_id: connection_id.unwrap_or_else(|| get.connection_id.clone()),
         }
     }));
+    rows.extend(ids("ConnectionService/TestConnection", |organization_id, connection_id| {
+        v1::TestConnectionRequest {
+            organization_id: organization_id.unwrap_or_else(|| get.organization_id.clone()),
+            connection_id: connection_id.unwrap_or_else(|| get.connection_id.clone()),
+        }
+    }));
     let ours = move |organization: Option<String>, connection: Option<String>| {
         (organization.unwrap_or(organization_id.clone()), connection.unwrap_or(connection_id.clone()))
     };
@@ -445,6 +451,9 @@ fn list(fixture: &Fixture) -> Vec<Row> {
     }
     for state in [0, 6, -1, i32::MAX] {
         add("states", &Request { states: vec![2, state], ..list() });
+    }
+    for outcome in [0, 8, -1, i32::MAX] {
+        add("last_test_outcomes", &Request { last_test_outcomes: vec![1, outcome], ..list() });
     }
     for page_size in values::PAGE_SIZES {
         add("page_size", &Request { page_size, ..list() });

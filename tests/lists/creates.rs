@@ -187,6 +187,7 @@ async fn a_new_connection_and_a_new_grant_are_what_was_asked_for() {
         create_time: made.create_time,
         update_time: made.create_time,
         etag: "g1".into(),
+        last_test: None,
     };
     assert_eq!(made, expected);
     assert_eq!(get(&world, &made.connection_id).await, made, "what is read is what was answered");

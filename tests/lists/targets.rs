@@ -178,3 +178,23 @@ async fn a_selector_grant_covers_connections_that_come_later_and_none_of_another
         assert_refused(resolve(&world, request).await, Code::PermissionDenied, "GRANT_REVOKED");
     }
 }
+
+#[tokio::test]
+async fn an_answer_about_very_many_candidates_still_arrives() {
+    let world = World::start();
+    for number in 0..40 {
+        world.connect("user:ada", &format!("sk-{number}")).await;
+    }
+    let request = v1::ResolveCredentialRequest {
+        organization_id: ACME.into(),
+        actor: "user:ada".into(),
+        target: Some(v1::resolve_credential_request::Target::Provider(v1::ProviderTarget {
+            provider_id: "openai".into(),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let refused = world.grants("gateway").resolve_credential(request).await;
+    let status = assert_refused(refused, Code::FailedPrecondition, "AMBIGUOUS_CONNECTION");
+    assert!(status.details().len() < 6_000, "{} bytes", status.details().len());
+}

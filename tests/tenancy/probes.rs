@@ -73,6 +73,9 @@ pub(super) fn connection_probes() -> Vec<Probe> {
     probes.push(probe("ConnectionService/GetConnection", "connection_id", move |connection_id| {
         v1::GetConnectionRequest { organization_id: ACME.into(), connection_id }
     }));
+    probes.push(probe("ConnectionService/TestConnection", "connection_id", move |connection_id| {
+        v1::TestConnectionRequest { organization_id: ACME.into(), connection_id }
+    }));
     probes.push(probe("GrantService/CreateGrant", "connection_id", |id| grant_request("agent:roadie", &id)));
     probes.push(probe("GrantService/ListGrants", "connection_id", move |connection_id| {
         v1::ListGrantsRequest { organization_id: ACME.into(), connection_id, ..Default::default() }

@@ -1,5 +1,6 @@
 use keyholder_domain::{
-    AuditEvent, AuditKind, Connection, Grant, OrganizationId, Principal, ProviderId, Reason, WorkloadId,
+    AuditEvent, AuditKind, Connection, Grant, OrganizationId, Principal, ProviderId, Reason, TestClass,
+    WorkloadId,
 };
 use keyholder_store::{AuditFilter, Change, NewAuditEvent};
 
@@ -64,7 +65,30 @@ impl Broker {
             connection: Some((connection.id, connection.generation)),
             grant_id: None,
             provider_id: Some(&connection.provider_id),
-            reason: connection.state_reason.as_str(),
+            reason: if kind == AuditKind::ConnectionDisabled { connection.state_reason.as_str() } else { "" },
+            purpose: "",
+        };
+        Ok(change.record(&event).await?)
+    }
+
+    /// Records how a test of a connection went.
+    pub(crate) async fn record_test(
+        &self,
+        caller: &Caller<'_>,
+        change: &mut Change,
+        connection: &Connection,
+        class: TestClass,
+    ) -> Result<(), BrokerError> {
+        let event = NewAuditEvent {
+            id: self.audit_event_id(),
+            organization_id: caller.organization_id,
+            kind: AuditKind::ConnectionTested,
+            workload: caller.workload,
+            actor: None,
+            connection: Some((connection.id, connection.generation)),
+            grant_id: None,
+            provider_id: Some(&connection.provider_id),
+            reason: class.as_str(),
             purpose: "",
         };
         Ok(change.record(&event).await?)
@@ -89,7 +113,7 @@ impl Broker {
             connection: connection.map(|connection| (connection.id, connection.generation)),
             grant_id: Some(grant.id),
             provider_id,
-            reason: grant.reason.as_str(),
+            reason: if kind == AuditKind::GrantCreated { grant.reason.as_str() } else { "" },
             purpose: "",
         };
         Ok(change.record(&event).await?)

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use keyholder_domain::{OrganizationId, Principal};
+use keyholder_domain::{Grant, OrganizationId, Principal};
 use keyholder_store::{Candidate, Found, Target};
 use keyholder_vault::DataKey;
 
 /// The most bytes that found connections may take.
 const FOUND_BYTES: u64 = 64 * 1024 * 1024;
 
-/// How long an opened data key may be used without opening it anew.
-const DATA_KEY_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// How long anything is kept: what was erased in the database is not in memory for much longer.
+const LIFETIME: Duration = Duration::from_secs(15 * 60);
 
 /// The question that was asked of the database.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -35,6 +35,7 @@ impl Cache {
     pub(crate) fn new() -> Self {
         let found = moka::sync::Cache::builder()
             .max_capacity(FOUND_BYTES)
+            .time_to_live(LIFETIME)
             .weigher(|_, found: &Arc<Found>| u32::try_from(weight(found)).unwrap_or(u32::MAX))
             .build();
         Self { found, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
@@ -67,9 +68,16 @@ fn weight(found: &Found) -> usize {
         let sealed = candidate.stored.sealed.as_ref().map_or(0, |sealed| sealed.credential.len());
         let config: usize = connection.config.iter().map(|(key, value)| key.len() + value.len()).sum();
         let scopes: usize = connection.scopes.iter().map(str::len).sum();
-        2_048 + sealed + config + scopes + candidate.grants.len() * 1_024
+        let labels: usize =
+            connection.labels.as_map().iter().map(|(key, value)| key.len() + value.len() + 128).sum();
+        let grant = |grant: &Grant| {
+            let scopes: usize = grant.scopes.iter().map(|scope| scope.len() + 48).sum();
+            let workloads: usize = grant.workloads.iter().map(|pattern| pattern.as_str().len() + 32).sum();
+            1_024 + scopes + workloads
+        };
+        4_096 + sealed + config + scopes + labels + candidate.grants.iter().map(grant).sum::<usize>()
     };
-    512 + found.candidates.iter().map(candidate).sum::<usize>()
+    2_048 + found.candidates.iter().map(candidate).sum::<usize>()
 }
 
 /// Opened data keys, for a while.
@@ -78,7 +86,7 @@ pub(crate) struct DataKeyCache(moka::sync::Cache<(OrganizationId, String), Arc<D
 
 impl DataKeyCache {
     pub(crate) fn new() -> Self {
-        Self(moka::sync::Cache::builder().max_capacity(10_000).time_to_live(DATA_KEY_LIFETIME).build())
+        Self(moka::sync::Cache::builder().max_capacity(10_000).time_to_live(LIFETIME).build())
     }
 
     pub(crate) fn get(&self, organization_id: &OrganizationId, data_key_id: &str) -> Option<Arc<DataKey>> {

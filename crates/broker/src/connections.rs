@@ -8,7 +8,7 @@ use keyholder_domain::{
 use keyholder_store::{Change, ConnectionFilter, NewConnection, Sealed, StoredConnection};
 use keyholder_vault::{Credential, DataKey, ExposeSecret as _, Place, SecretString, random_bytes};
 
-use crate::credentials::{check_config, check_credential, static_method};
+use crate::credentials::{check_config, check_credential, check_render, static_method};
 use crate::error::FieldError;
 use crate::{Broker, BrokerError, Caller, Idempotency};
 
@@ -64,11 +64,12 @@ impl Broker {
         let method = static_method(provider, create.auth_method)?;
         let mut errors = Vec::new();
         let credential = check_credential(method, create.credentials, &mut errors);
-        check_config(provider, &create.config, &mut errors);
+        check_config(provider, self.url_rules(), &create.config, &mut errors);
         let account = account_of(method, &credential, create.account, &mut errors);
         if !errors.is_empty() {
             return Err(BrokerError::Fields(errors));
         }
+        check_render(provider, method, &credential, &create.config)?;
         let now = self.now();
         let scopes = if create.scopes.is_empty() { provider.default_scopes.clone() } else { create.scopes };
         let connection = Connection {
@@ -85,6 +86,7 @@ impl Broker {
             credential_summary: summary(&credential),
             config: create.config,
             labels: create.labels,
+            last_test: None,
             generation: Generation::FIRST,
             create_time: now,
             update_time: now,
@@ -153,7 +155,12 @@ impl Broker {
         }
         if let Some(config) = update.config {
             let mut errors = Vec::new();
-            check_config(self.provider(caller, &connection.provider_id)?, &config, &mut errors);
+            check_config(
+                self.provider(caller, &connection.provider_id)?,
+                self.url_rules(),
+                &config,
+                &mut errors,
+            );
             if !errors.is_empty() {
                 return Err(BrokerError::Fields(errors));
             }
@@ -191,6 +198,7 @@ impl Broker {
         if !errors.is_empty() {
             return Err(BrokerError::Fields(errors));
         }
+        check_render(provider, method, &credential, &connection.config)?;
         connection.account = account;
         connection.state = connection.state.replace_credentials()?;
         if connection.state == ConnectionState::Active {
@@ -204,6 +212,7 @@ impl Broker {
             return Err(BrokerError::ConnectionExists(id));
         }
         stored.sealed = Some(sealed);
+        stored.connection.last_test = None;
         self.finish(caller, &mut change, AuditKind::CredentialsReplaced, &stored).await?;
         change.commit().await?;
         Ok(stored.connection)
@@ -269,6 +278,7 @@ impl Broker {
         connection.credential_summary.clear();
         connection.config.clear();
         stored.sealed = None;
+        stored.connection.last_test = None;
         self.grow(&mut stored.connection);
         self.finish(caller, &mut change, AuditKind::ConnectionDeleted, &stored).await?;
         change.commit().await?;
@@ -314,6 +324,10 @@ pub(crate) fn same_request<T>(same: bool, made: T) -> Result<T, BrokerError> {
 
 fn seal(key: &DataKey, connection: &Connection, credential: &Credential) -> Sealed {
     let row = connection.id.to_string();
+    // The same key at another address, where the address is a setting, is another account.
+    let settings: Vec<String> =
+        connection.config.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let label = format!("{CREDENTIAL}\n{}", settings.join("\n"));
     let place = Place {
         organization: &connection.organization_id,
         row: &row,
@@ -323,7 +337,7 @@ fn seal(key: &DataKey, connection: &Connection, credential: &Credential) -> Seal
     Sealed {
         credential: key.seal_credential(&place, credential).as_str().to_owned(),
         generation: connection.generation,
-        fingerprint: key.fingerprint(CREDENTIAL, credential),
+        fingerprint: key.fingerprint(&label, credential),
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use keyholder_catalog::{Field, FieldProblem, Method, Provider};
+use keyholder_catalog::{Field, FieldProblem, Format, Method, Provider};
 use keyholder_domain::AuthMethod;
-use keyholder_vault::{Credential, ExposeSecret as _, SecretString};
+use keyholder_egress::{Rules, Target};
+use keyholder_vault::{Credential, ExposeSecret, SecretString};
 
 use crate::BrokerError;
 use crate::error::{FieldError, FieldReason};
@@ -47,7 +48,7 @@ pub(crate) fn check_credential(
             Some(field) => {
                 check("credentials", name, field.check(value.expose_secret()), errors);
             }
-            None => errors.push(unknown_field("credentials", method.fields.iter())),
+            None => push_once(errors, unknown_field("credentials", method.fields.iter())),
         }
     }
     for field in method.fields.iter().filter(|field| field.required && !fields.contains_key(&field.name)) {
@@ -62,6 +63,7 @@ pub(crate) fn check_credential(
 /// A config whose settings are those that the provider asks for.
 pub(crate) fn check_config(
     provider: &Provider,
+    rules: &Rules,
     config: &BTreeMap<String, String>,
     errors: &mut Vec<FieldError>,
 ) {
@@ -71,8 +73,13 @@ pub(crate) fn check_config(
     }
     for (name, value) in config {
         match provider.config_field(name) {
-            Some(field) => check("config", name, field.check(value), errors),
-            None => errors.push(unknown_field("config", provider.config.iter())),
+            Some(field) => check(
+                "config",
+                name,
+                field.check(value).and_then(|()| judge_url(field, value, rules)),
+                errors,
+            ),
+            None => push_once(errors, unknown_field("config", provider.config.iter())),
         }
     }
     let missing =
@@ -80,6 +87,29 @@ pub(crate) fn check_config(
     for field in provider.config.iter().filter(missing) {
         errors.push(FieldError::invalid(format!("config.{}", field.name), "must be given"));
     }
+}
+
+/// Refuses what could be stored and never be put on a request.
+pub(crate) fn check_render(
+    provider: &Provider,
+    method: &Method,
+    credential: &Credential,
+    config: &BTreeMap<String, String>,
+) -> Result<(), FieldError> {
+    let field = |name: &str| credential.get(name).map(ExposeSecret::expose_secret);
+    let setting = |name: &str| config.get(name).map(String::as_str);
+    let rendered = method.render(provider, &field, &setting);
+    rendered
+        .map(drop)
+        .map_err(|error| FieldError::invalid("credentials", format!("cannot be put on a request: {error}")))
+}
+
+/// Holds a URL to the rules of the way out, as far as they need no lookup.
+fn judge_url(field: &Field, value: &str, rules: &Rules) -> Result<(), FieldProblem> {
+    if field.format != Some(Format::HttpsUrl) || value.is_empty() {
+        return Ok(());
+    }
+    Target::parse(value, rules).map(drop).map_err(|refusal| FieldProblem::UrlNotAllowed(refusal.sentence()))
 }
 
 fn check(map: &str, name: &str, result: Result<(), FieldProblem>, errors: &mut Vec<FieldError>) {
@@ -96,4 +126,10 @@ fn unknown_field<'a>(map: &str, asked: impl Iterator<Item = &'a Field>) -> Field
     let names: Vec<&str> = asked.map(|field| field.name.as_str()).collect();
     let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
     FieldError::invalid(map, format!("has a field that the provider does not ask for; it asks for {names}"))
+}
+
+fn push_once(errors: &mut Vec<FieldError>, error: FieldError) {
+    if !errors.contains(&error) {
+        errors.push(error);
+    }
 }

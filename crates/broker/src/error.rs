@@ -64,6 +64,15 @@ pub enum BrokerError {
     /// The caller's: the connection's state does not allow it.
     #[error(transparent)]
     StateNotAllowed(#[from] TransitionRefused),
+    /// The caller's: the connection's authorization is not finished.
+    #[error("the connection's authorization is not finished")]
+    ConnectionPending,
+    /// The caller's: nothing would prove this credential and change nothing.
+    #[error("the provider's definition has no test for this connection")]
+    TestNotAvailable,
+    /// The caller's: too often.
+    #[error("asked for too often")]
+    RateLimited,
     /// The caller's: the connection is deleted.
     #[error("the connection is deleted")]
     ConnectionDeleted,

@@ -20,13 +20,16 @@ mod data_keys;
 mod error;
 mod grants;
 mod resolve;
+mod test;
 mod watch;
 
 use std::sync::Arc;
 
 use keyholder_catalog::Catalog;
 use keyholder_domain::{AuditEventId, Clock, Timestamp};
+use keyholder_egress::Rules;
 use keyholder_store::Store;
+use keyholder_upstream::Upstream;
 use keyholder_vault::{KeyRing, random_bytes};
 
 pub use audit::Denied;
@@ -50,6 +53,7 @@ struct Inner {
     store: Store,
     catalog: Catalog,
     keys: KeyRing,
+    upstream: Upstream,
     clock: Arc<dyn Clock>,
     found: Cache,
     data_keys: DataKeyCache,
@@ -57,12 +61,20 @@ struct Inner {
 }
 
 impl Broker {
-    /// A broker on a database, with the providers it knows and the keys that open its data keys.
-    pub fn new(store: Store, catalog: Catalog, keys: KeyRing, clock: Arc<dyn Clock>) -> Self {
+    /// A broker on a database, with the providers it knows, the keys that open its data keys, and the way to the
+    /// providers.
+    pub fn new(
+        store: Store,
+        catalog: Catalog,
+        keys: KeyRing,
+        upstream: Upstream,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self(Arc::new(Inner {
             store,
             catalog,
             keys,
+            upstream,
             clock,
             found: Cache::new(),
             data_keys: DataKeyCache::new(),
@@ -80,6 +92,11 @@ impl Broker {
         &self.0.store
     }
 
+    /// The key-encryption keys.
+    pub fn keys(&self) -> &KeyRing {
+        &self.0.keys
+    }
+
     /// The present moment, by the broker's clock.
     pub fn now(&self) -> Timestamp {
         self.0.clock.now()
@@ -88,6 +105,11 @@ impl Broker {
     /// How many lookups the cache answered, and how many it could not.
     pub fn cache_use(&self) -> (u64, u64) {
         self.0.found.counts()
+    }
+
+    /// The rules that a URL is held to where it enters.
+    fn url_rules(&self) -> &Rules {
+        self.0.upstream.egress().rules()
     }
 
     fn audit_event_id(&self) -> AuditEventId {

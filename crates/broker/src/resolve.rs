@@ -14,8 +14,8 @@ use keyholder_domain::{
     Account, AuditEventId, AuditKind, AuthMethod, Connection, ConnectionId, ConnectionState, Generation,
     GrantId, Principal, ProviderId, Reason, Scopes, Text, Timestamp, WorkloadId,
 };
-use keyholder_store::{Candidate, Found, NewAuditEvent, Release, Target};
-use keyholder_vault::{Credential, ExposeSecret, OpenError, Place, SecretString};
+use keyholder_store::{Candidate, Found, NewAuditEvent, Release, StoredConnection, StoredDataKey, Target};
+use keyholder_vault::{Credential, ExposeSecret, OpenError, Place, Sealed, SecretString};
 
 use crate::cache::Key;
 use crate::connections::CREDENTIAL;
@@ -159,10 +159,13 @@ impl Broker {
             target: ask.target.clone(),
         };
         if let Some(found) = self.0.found.get(&key) {
-            if let Ok(chosen) = self.choose(caller, ask, caller.workload, &found)
-                && let Some(released) = self.release(caller, ask, &found, chosen).await?
-            {
-                return Ok(released);
+            if let Ok(chosen) = self.choose(caller, ask, caller.workload, &found) {
+                match self.release(caller, ask, &found, chosen).await {
+                    Ok(Some(released)) => return Ok(released),
+                    // What does not open may have been mended since it was read.
+                    Ok(None) | Err(BrokerError::CredentialUnreadable { .. }) => {}
+                    Err(error) => return Err(error),
+                }
             }
             self.0.found.forget(&key);
         }
@@ -170,11 +173,20 @@ impl Broker {
             let found = Arc::new(self.store().find(caller.organization_id, &ask.actor, &ask.target).await?);
             match self.choose(caller, ask, caller.workload, &found) {
                 Ok(chosen) => {
-                    self.0.found.insert(key.clone(), Arc::clone(&found));
-                    if let Some(released) = self.release(caller, ask, &found, chosen).await? {
-                        return Ok(released);
+                    let connection = chosen.candidate.stored.connection.clone();
+                    match self.release(caller, ask, &found, chosen).await {
+                        Ok(Some(released)) => {
+                            self.0.found.insert(key, found);
+                            return Ok(released);
+                        }
+                        Ok(None) => {}
+                        Err(error @ BrokerError::CredentialUnreadable { .. }) => {
+                            let reason = Reason::CredentialUnreadable;
+                            self.record(caller, ask, Some(&connection), None, reason).await?;
+                            return Err(error);
+                        }
+                        Err(error) => return Err(error),
                     }
-                    self.0.found.forget(&key);
                 }
                 Err(refusal) => {
                     let refusal = self.exact(caller, ask, refusal).await?;
@@ -183,6 +195,7 @@ impl Broker {
                 }
             }
         }
+        self.record(caller, ask, None, None, Reason::Contended).await?;
         Err(BrokerError::Contended)
     }
 
@@ -206,7 +219,8 @@ impl Broker {
             }),
             Err(refusal) => {
                 let refusal = self.exact(caller, ask, refusal).await?;
-                let connection = if matches!(refusal, Refusal::Ambiguous(_)) { None } else { known() };
+                let untold = matches!(refusal, Refusal::Ambiguous(_) | Refusal::ProviderNotAllowed);
+                let connection = if untold { None } else { known() };
                 Ok(Access { connection, answer: Answer::Refused(refusal) })
             }
         }
@@ -226,14 +240,16 @@ impl Broker {
         let question = Question { actor: &ask.actor, workload, scopes: &ask.scopes, now: self.now() };
         let candidate = meant(&question, &ask.target, found)?;
         let connection = &candidate.stored.connection;
-        let permit = decide(&question, connection, &candidate.grants).map_err(|denial| match denial {
-            Denial::ConnectionDeleted => Refusal::ConnectionNotFound,
-            denial => Refusal::Denied(denial),
-        })?;
+        if connection.state == ConnectionState::Deleted {
+            return Err(Refusal::ConnectionNotFound);
+        }
+        // The right first, the provider second, the state last: each tells only those who passed the one before.
+        right_to_use(&question, connection, &candidate.grants).map_err(Refusal::Denied)?;
         let provider = self.usable_provider(caller, &connection.provider_id)?;
+        let permit = decide(&question, connection, &candidate.grants).map_err(Refusal::Denied)?;
         let method = provider.method(connection.auth_method).ok_or(Refusal::ProviderNotFound)?;
         let mut errors = Vec::new();
-        check_config(provider, &connection.config, &mut errors);
+        check_config(provider, self.url_rules(), &connection.config, &mut errors);
         if errors.iter().any(|error| error.reason == FieldReason::UrlNotAllowed) {
             return Err(Refusal::UrlNotAllowed);
         }
@@ -272,18 +288,15 @@ impl Broker {
     ) -> Result<Option<Released>, BrokerError> {
         let connection = &chosen.candidate.stored.connection;
         let unreadable = |source| BrokerError::CredentialUnreadable { connection_id: connection.id, source };
-        let opened = self.open(chosen.candidate).and_then(|credential| render(&chosen, &credential));
-        let (credential, http) = match opened {
-            Ok(opened) => opened,
-            Err(source) => {
-                self.record(caller, ask, Some(connection), None, Reason::CredentialUnreadable).await?;
-                return Err(unreadable(source));
-            }
-        };
+        let opened = self
+            .open(&chosen.candidate.stored, chosen.candidate.data_key.as_ref())
+            .and_then(|credential| render(&chosen, &credential));
+        let (credential, http) = opened.map_err(unreadable)?;
         let release = Release {
             audit_event_id: self.audit_event_id(),
             organization_id: caller.organization_id,
             connection: (connection.id, connection.generation),
+            update_time: connection.update_time,
             right: &chosen.permit.right,
             provider_generation: match ask.target {
                 Target::Connection(_) => None,
@@ -317,12 +330,16 @@ impl Broker {
         }))
     }
 
-    fn open(&self, candidate: &Candidate) -> Result<Credential, OpenError> {
-        let connection = &candidate.stored.connection;
-        let sealed = candidate.stored.sealed.as_ref().ok_or(OpenError::Malformed)?;
-        let data_key = candidate.data_key.as_ref().ok_or(OpenError::UnknownKey {
-            key_id: sealed.credential.split(':').nth(2).unwrap_or_default().to_owned(),
-        })?;
+    /// Opens a stored credential with the data key that sealed it.
+    pub(crate) fn open(
+        &self,
+        stored: &StoredConnection,
+        data_key: Option<&StoredDataKey>,
+    ) -> Result<Credential, OpenError> {
+        let connection = &stored.connection;
+        let sealed = stored.sealed.as_ref().ok_or(OpenError::Malformed)?;
+        let key_id = Sealed::parse(&sealed.credential)?.key_id().to_owned();
+        let data_key = data_key.ok_or(OpenError::UnknownKey { key_id })?;
         let row = connection.id.to_string();
         let place = Place {
             organization: &connection.organization_id,

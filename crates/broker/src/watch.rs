@@ -1,8 +1,9 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyholder_domain::{Connection, ConnectionState, OrganizationId};
 use keyholder_store::{ChangeFilter, ChangeNumber};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::error::FieldError;
@@ -11,7 +12,13 @@ use crate::{Broker, BrokerError, Caller};
 pub use keyholder_store::ChangeFilter as WatchFilter;
 
 /// How many changes are read at once.
-const PAGE: i64 = 200;
+const PAGE: i64 = 32;
+
+/// How many messages wait for a watcher that is slow to read.
+const WAITING: usize = 8;
+
+/// How many watchers one process feeds.
+const WATCHERS: usize = 512;
 
 /// How long a watcher waits at most before it looks by itself. Notifications come at once; this is for the case
 /// that one is lost.
@@ -31,11 +38,14 @@ pub type Watch = ReceiverStream<Result<Watched, BrokerError>>;
 
 /// Tells the watchers of this process which organization changed, or `None` that they had better look.
 #[derive(Debug)]
-pub(crate) struct Changes(broadcast::Sender<Option<OrganizationId>>);
+pub(crate) struct Changes {
+    told: broadcast::Sender<Option<OrganizationId>>,
+    watchers: Arc<Semaphore>,
+}
 
 impl Changes {
     pub(crate) fn new() -> Self {
-        Self(broadcast::Sender::new(1_024))
+        Self { told: broadcast::Sender::new(1_024), watchers: Arc::new(Semaphore::new(WATCHERS)) }
     }
 }
 
@@ -43,7 +53,7 @@ impl Broker {
     /// Listens for changes on every replica, for ever. Without it, watchers still look every 30 seconds.
     pub async fn listen_for_changes(&self) {
         loop {
-            if let Err(error) = self.store().listen(&self.0.changes.0).await {
+            if let Err(error) = self.store().listen(&self.0.changes.told).await {
                 tracing::warn!(%error, "listening for changes failed; trying again");
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -65,10 +75,13 @@ impl Broker {
                 );
             }
         }
-        let (send, receive) = mpsc::channel(PAGE as usize);
+        let (send, receive) = mpsc::channel(WAITING);
+        let place_taken =
+            Arc::clone(&self.0.changes.watchers).try_acquire_owned().map_err(|_| BrokerError::RateLimited)?;
         let broker = self.clone();
         let organization_id = caller.organization_id.clone();
         tokio::spawn(async move {
+            let _until_the_end = place_taken;
             let error = broker.feed(&organization_id, &filter, behind, &send).await.err();
             if let Some(error) = error {
                 send.send(Err(error)).await.ok();
@@ -85,7 +98,7 @@ impl Broker {
         behind: Option<ChangeNumber>,
         send: &mpsc::Sender<Result<Watched, BrokerError>>,
     ) -> Result<(), BrokerError> {
-        let mut told = self.0.changes.0.subscribe();
+        let mut told = self.0.changes.told.subscribe();
         let mut place = behind.unwrap_or(0);
         let mut first_pass = true;
         loop {

@@ -2,6 +2,7 @@
 
 mod field;
 mod method;
+mod test;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -73,10 +74,11 @@ fn compile_provider(definition: Definition, file: &Path, findings: &mut Findings
     check_services(&definition.services, findings);
 
     let mut config = compile_fields(definition.config, &root.key("config"), findings);
+    let has_base_url = definition.base_url.is_some();
     let base_url = definition
         .base_url
         .and_then(|text| compile_base_url(&text, &root.key("base_url"), &mut config, findings));
-    let auth_methods = compile_methods(definition.auth_methods, &mut config, findings);
+    let auth_methods = compile_methods(definition.auth_methods, has_base_url, &mut config, findings);
     field::check_config(&config, findings);
 
     let scopes = compile_scopes(definition.scopes, findings);

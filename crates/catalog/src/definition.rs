@@ -2,12 +2,16 @@
 //!
 //! The published schema is generated from these types, and their doc comments are its descriptions.
 
+mod test;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use keyholder_domain::AuthMethod;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
+
+pub(crate) use test::{AccountDefinition, AnswerDefinition, Constant, ErrorDefinition, TestDefinition};
 
 /// A provider definition: how people connect to one outside service, and how their credential is put on
 /// a request.
@@ -75,6 +79,10 @@ pub(crate) struct MethodDefinition {
     /// How the credential is put on a request.
     #[serde(default)]
     pub(crate) http: HttpDefinition,
+    /// The request that proves a credential. Not for OAuth methods and `jwt_bearer`.
+    pub(crate) test: Option<TestDefinition>,
+    /// Why there is no such request, in a sentence for people.
+    pub(crate) no_test: Option<String>,
 }
 
 /// How the credential is put on a request. Every name and value is a template: `{credential.name}` and
@@ -151,6 +159,8 @@ pub(crate) enum FormatDefinition {
     ParameterName,
     /// One label of a host name, such as a subdomain.
     HostLabel,
+    /// A path that begins with a slash, without query or fragment.
+    UrlPath,
 }
 
 /// A scope that the provider is known to have.

@@ -3,6 +3,7 @@
 use regex::Regex;
 
 use crate::check_https_url;
+use crate::https_url::check_url_path;
 
 /// The longest value, in bytes.
 const MAX_LEN: usize = 16 * 1024;
@@ -103,6 +104,8 @@ pub enum Format {
     ParameterName,
     /// One label of a host name, such as a subdomain (RFC 1123, section 2.1).
     HostLabel,
+    /// A path that begins with a slash, without query or fragment.
+    UrlPath,
 }
 
 impl Format {
@@ -113,6 +116,7 @@ impl Format {
             Self::HeaderName => "header_name",
             Self::ParameterName => "parameter_name",
             Self::HostLabel => "host_label",
+            Self::UrlPath => "url_path",
         }
     }
 }
@@ -165,6 +169,7 @@ impl Field {
             Some(Format::HeaderName) => check_header_name(value).map_err(FieldProblem::Invalid)?,
             Some(Format::ParameterName) => check_token(value).map_err(FieldProblem::Invalid)?,
             Some(Format::HostLabel) => check_host_label(value).map_err(FieldProblem::Invalid)?,
+            Some(Format::UrlPath) => check_url_path(value).map_err(FieldProblem::Invalid)?,
         }
         match &self.pattern {
             Some(pattern) if !pattern.matches(value) => {

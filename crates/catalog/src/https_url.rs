@@ -5,6 +5,9 @@ use url::{Host, Url};
 /// The longest URL, in bytes.
 const MAX_LEN: usize = 2048;
 
+/// The longest path that is put behind a URL, in bytes.
+const MAX_PATH_LEN: usize = 512;
+
 /// Checks that a text is an https URL that a request can be sent below: absolute, with a host, without
 /// user name, query and fragment, and written so that no two readers take it differently.
 ///
@@ -33,6 +36,14 @@ pub fn check_https_url(text: &str) -> Result<(), &'static str> {
         return Err("must not contain the path segments . or ..");
     }
     Ok(())
+}
+
+/// Checks that a text is a path that can be put behind such a URL.
+pub(crate) fn check_url_path(text: &str) -> Result<(), &'static str> {
+    if !text.starts_with('/') || text.len() > MAX_PATH_LEN {
+        return Err("must be a path of 1 to 512 bytes that begins with a slash");
+    }
+    check_https_url(&format!("https://host.example{text}"))
 }
 
 /// Whether the parser understood the host just as it is written: no percent-encoding, no number that
@@ -106,6 +117,19 @@ mod tests {
         let url = |length: usize| format!("https://a.b/{}", "x".repeat(length - "https://a.b/".len()));
         assert!(check_https_url(&url(2048)).is_ok());
         assert!(check_https_url(&url(2049)).is_err());
+    }
+
+    #[test]
+    fn a_path_begins_with_a_slash_and_cannot_leave_its_base() {
+        for path in ["/", "/me", "/v1/a%20b/", "//me"] {
+            assert_eq!(check_url_path(path), Ok(()), "{path}");
+        }
+        let long = format!("/{}", "x".repeat(512));
+        for path in
+            ["", "me", ".evil.example", "@evil.example/", "/a?b", "/a#b", "/../a", "/a b", "/\n", &long]
+        {
+            assert!(check_url_path(path).is_err(), "{path}");
+        }
     }
 
     #[test]

@@ -65,20 +65,20 @@ pub enum RenderError {
     /// A name or value came out as something that its place cannot carry.
     #[error("a rendered {0} holds characters that it cannot carry")]
     Unsafe(&'static str),
-    /// The base URL came out as something that is not an https URL.
-    #[error("the rendered base URL is refused: it {0}")]
-    BaseUrl(&'static str),
+    /// The base URL, or the URL of a test, came out as something that is not an https URL.
+    #[error("the rendered URL is refused: it {0}")]
+    Url(&'static str),
 }
 
 /// The values of one connection, with the provider's defaults behind its config.
-struct Values<'a, 'v> {
-    credential: Lookup<'a, 'v>,
-    config: Lookup<'a, 'v>,
-    fields: &'a [Field],
+pub(crate) struct Values<'a, 'v> {
+    pub(crate) credential: Lookup<'a, 'v>,
+    pub(crate) config: Lookup<'a, 'v>,
+    pub(crate) fields: &'a [Field],
 }
 
 /// Gives the value of a field by its name.
-type Lookup<'a, 'v> = &'a (dyn Fn(&str) -> Option<&'v str> + 'a);
+pub(crate) type Lookup<'a, 'v> = &'a (dyn Fn(&str) -> Option<&'v str> + 'a);
 
 impl Provider {
     /// Where requests go, by the provider's own base URL and the connection's config. Nothing where the
@@ -145,7 +145,7 @@ impl Method {
 }
 
 impl Values<'_, '_> {
-    fn get(&self, reference: &Reference) -> Option<&str> {
+    pub(crate) fn get(&self, reference: &Reference) -> Option<&str> {
         match reference.source {
             Source::Credential => (self.credential)(&reference.field),
             Source::Config => (self.config)(&reference.field).or_else(|| {
@@ -154,7 +154,7 @@ impl Values<'_, '_> {
         }
     }
 
-    fn render(&self, template: &Template) -> Result<Zeroizing<String>, RenderError> {
+    pub(crate) fn render(&self, template: &Template) -> Result<Zeroizing<String>, RenderError> {
         template
             .render(&|reference| self.get(reference))
             .map_err(|missing| RenderError::Missing(missing.field.clone()))
@@ -162,7 +162,7 @@ impl Values<'_, '_> {
 
     fn render_base_url(&self, template: &Template) -> Result<Zeroizing<String>, RenderError> {
         let url = self.render(template)?;
-        check_https_url(&url).map_err(RenderError::BaseUrl)?;
+        check_https_url(&url).map_err(RenderError::Url)?;
         Ok(url)
     }
 

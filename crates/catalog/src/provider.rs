@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use keyholder_domain::{AuthMethod, Principal, ProviderId, Scope, Scopes};
 
-use crate::{Field, Http, Template};
+use crate::{Field, Http, Template, Test};
 
 /// An outside service, and how to connect to it.
 #[derive(Debug, Clone)]
@@ -75,6 +75,10 @@ pub struct Method {
     pub account_id: Option<String>,
     /// Whether the owner may add further fields, all of them secret, under names of their own.
     pub open_fields: bool,
+    /// The request that proves a credential; see [`Method::render_test`].
+    pub test: Option<Test>,
+    /// Why there is no test, in a sentence for people, if the definition says it.
+    pub no_test: Option<String>,
 }
 
 impl Method {

@@ -56,9 +56,15 @@ mod tests {
         let text = BUILTIN.get_file("github.yaml").unwrap().contents_utf8().unwrap();
         let document = Tree::parse(text).unwrap().to_json();
         assert!(validator.is_valid(&document));
-        for pointer in
-            ["", "/auth_methods/0", "/auth_methods/0/fields/0", "/auth_methods/0/http", "/scopes/0"]
-        {
+        for pointer in [
+            "",
+            "/auth_methods/0",
+            "/auth_methods/0/fields/0",
+            "/auth_methods/0/http",
+            "/auth_methods/0/test",
+            "/auth_methods/0/test/account",
+            "/scopes/0",
+        ] {
             let mut changed = document.clone();
             changed.pointer_mut(pointer).unwrap()["surprise"] = true.into();
             assert!(!validator.is_valid(&changed), "{pointer}");

@@ -5,7 +5,7 @@
 //! for its sentences and for its completeness; what it lets through is still read into types that refuse
 //! unknown keys.
 
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use crate::findings::Findings;
 use crate::tree::{Entry, Node, Place, Tree};
@@ -42,6 +42,11 @@ impl<'a> Walk<'a> {
             ("array", Node::List(items)) => self.list(schema, items, place),
             ("boolean", Node::Scalar(Value::Bool(_))) => {}
             ("string", Node::Scalar(Value::String(text))) => self.text(schema, text, place),
+            ("integer", Node::Scalar(Value::Number(number))) => self.number(schema, number, place),
+            ("scalar", Node::Scalar(Value::String(_) | Value::Bool(_))) => {}
+            ("scalar", Node::Scalar(Value::Number(number))) if !number.is_f64() => {}
+            ("scalar", _) => self.refuse(place, "must be text, a whole number, true or false"),
+            ("integer", _) => self.refuse(place, "must be a whole number"),
             ("object", _) => self.refuse(place, "must be a map of keys and values"),
             ("array", _) => self.refuse(place, "must be a list"),
             ("boolean", _) => self.refuse(place, "must be true or false"),
@@ -97,6 +102,14 @@ impl<'a> Walk<'a> {
         }
     }
 
+    fn number(&mut self, schema: &'a Value, number: &Number, place: &Place) {
+        let bound = |word: &str| schema[word].as_u64().unwrap_or_default();
+        let (least, most) = (bound("minimum"), bound("maximum"));
+        if !number.as_u64().is_some_and(|number| (least..=most).contains(&number)) {
+            self.refuse(place, &format!("must be a whole number from {least} to {most}"));
+        }
+    }
+
     fn refuse(&mut self, place: &Place, sentence: &str) {
         self.readable = false;
         self.findings.add(place, sentence);
@@ -112,10 +125,16 @@ fn resolve<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
     target.and_then(|pointer| root.pointer(pointer)).unwrap_or(schema)
 }
 
-/// The schema's type; of several, the one that is not null.
+/// The schema's type, null aside; if there are several, they are all scalars.
 fn type_of(schema: &Value) -> &str {
     match &schema["type"] {
-        Value::Array(types) => types.iter().filter_map(Value::as_str).find(|it| *it != "null").unwrap_or(""),
+        Value::Array(types) => {
+            let mut types = types.iter().filter_map(Value::as_str).filter(|it| *it != "null");
+            match (types.next(), types.next()) {
+                (Some(only), None) => only,
+                _ => "scalar",
+            }
+        }
         // An enum of texts may come as `oneOf`, without a type of its own.
         other => other.as_str().unwrap_or("string"),
     }
@@ -169,6 +188,17 @@ mod tests {
             assert!(changed != text && !accepted(&changed), "{to}");
         }
         assert!(accepted(&text.replacen("format: https_url", "format: ~", 1)), "nothing, said aloud");
+        for statuses in ["[199]", "[300]", "['200']", "[200.5]", "[-200]", "[]", "200", "[~]"] {
+            assert!(!accepted(&text.replacen("good: [200]", &format!("good: {statuses}"), 1)), "{statuses}");
+        }
+        let answer =
+            |equals: &str| format!("{text}      answer: {{ ok: {{ pointer: /ok, equals: {equals} }} }}\n");
+        for constant in ["true", "text", "7", "-7"] {
+            assert!(accepted(&answer(constant)), "{constant}");
+        }
+        for other in ["[]", "{}", "~", "0.5"] {
+            assert!(!accepted(&answer(other)), "{other}");
+        }
         assert!(!accepted("[]"));
         assert!(!accepted("text"));
         assert!(!accepted("{}"));

@@ -43,6 +43,8 @@ audit_kinds! {
     ConnectionEnabled = "CONNECTION_ENABLED",
     /// A connection was deleted and its credential erased.
     ConnectionDeleted = "CONNECTION_DELETED",
+    /// A connection's credential was tried at the provider; the reason says how it went.
+    ConnectionTested = "CONNECTION_TESTED",
     /// A grant was given.
     GrantCreated = "GRANT_CREATED",
     /// A grant was taken back.

@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    AuthMethod, ConnectionId, Generation, Labels, OrganizationId, Principal, ProviderId, Scopes, Text,
-    Timestamp,
+    AuthMethod, ConnectionId, Generation, Labels, LastTest, OrganizationId, Principal, ProviderId, Scopes,
+    Text, Timestamp,
 };
 
 /// Where a connection stands. Only [`ConnectionState::Active`] ever releases.
@@ -124,6 +124,8 @@ pub struct Connection {
     pub config: BTreeMap<String, String>,
     /// The caller's own marks.
     pub labels: Labels,
+    /// How the last real call with the credential went.
+    pub last_test: Option<LastTest>,
     /// Its version number.
     pub generation: Generation,
     /// When it was made.

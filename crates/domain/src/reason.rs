@@ -58,12 +58,15 @@ reasons! {
     AmbiguousConnection = "AMBIGUOUS_CONNECTION", "More than one connection could be meant; name one.";
     EtagMismatch = "ETAG_MISMATCH", "It has changed since the etag was read.";
     StateNotAllowed = "STATE_NOT_ALLOWED", "The connection's state does not allow this.";
+    TestNotAvailable = "TEST_NOT_AVAILABLE", "There is no request that would prove this connection's credential and change nothing.";
+    RateLimited = "RATE_LIMITED", "This was asked for too often; try again later.";
     OAuthClientMissing = "OAUTH_CLIENT_MISSING", "No OAuth client is configured for this provider.";
     CredentialUnreadable = "CREDENTIAL_UNREADABLE", "The stored credential cannot be opened or put on a request; an operator must look.";
     Contended = "CONTENDED", "The connection changed while it was read; try again.";
     DeadlineExceeded = "DEADLINE_EXCEEDED", "The call took longer than it may.";
-    StoreUnavailable = "STORE_UNAVAILABLE", "The database cannot be reached; nothing was released.";
+    StoreUnavailable = "STORE_UNAVAILABLE", "The database does not answer in time; nothing was released.";
     AuditUnavailable = "AUDIT_UNAVAILABLE", "The audit cannot be written; nothing was released.";
+    EncodingNotSupported = "ENCODING_NOT_SUPPORTED", "Compressed requests are not read; send it as it is.";
     MethodUnknown = "METHOD_UNKNOWN", "There is no such method.";
     Internal = "INTERNAL", "Something went wrong inside; the log says what.";
 }

@@ -1,6 +1,7 @@
 //! Probes and metrics, on a port of their own that only the platform reaches.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -8,7 +9,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use keyholder_broker::{Broker, SchemaState};
+use keyholder_broker::{Broker, SchemaState, StoreError};
 
 use crate::metrics::Metrics;
 
@@ -32,7 +33,8 @@ pub fn router(admin: Admin) -> Router {
 
 /// Ready when the database answers and its schema is ours.
 async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static str) {
-    match admin.broker.store().schema_state().await {
+    let state = tokio::time::timeout(Duration::from_secs(2), admin.broker.store().schema_state());
+    match state.await.unwrap_or(Err(StoreError::TimedOut)) {
         Ok(SchemaState::Current) => (StatusCode::OK, "ok\n"),
         Ok(SchemaState::Older) => (StatusCode::SERVICE_UNAVAILABLE, "the database is not migrated\n"),
         Ok(SchemaState::Newer) => {

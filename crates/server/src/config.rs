@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use figment::Figment;
 use figment::providers::{Env, Format as _, Toml};
 use keyholder_domain::TrustDomain;
+use keyholder_egress::{
+    Danger, Egress, SelfAddress, Settings as EgressSettings, SettingsError as EgressSettingsError,
+};
 use keyholder_identity::{CaBundle, ConfigError as IdentityError, Policy, ServerCertificate, TrustStore};
 use keyholder_vault::{KeyEncryptionKey, KeyError, KeyRing, SecretString};
 use serde::Deserialize;
@@ -40,6 +43,12 @@ pub struct Config {
     /// Provider definitions.
     #[serde(default)]
     pub catalog: CatalogConfig,
+    /// What may be called outside.
+    #[serde(default)]
+    pub egress: EgressSettings,
+    /// What must not be in production.
+    #[serde(default)]
+    pub danger: Danger,
     /// Logs.
     #[serde(default)]
     pub log: LogConfig,
@@ -156,6 +165,14 @@ pub enum ConfigError {
     /// No database is named.
     #[error("no database: set DATABASE_URL, or url under [database]")]
     NoDatabase,
+    /// Not enough for the server's own needs.
+    #[error("max_connections under [database] must be at least {MIN_CONNECTIONS}")]
+    TooFewConnections,
+    /// A variable under our prefix that means nothing.
+    #[error(
+        "{0} is not a variable that Keyholder knows; a setting of the file is KEYHOLDER_<SECTION>__<SETTING>, with two underscores"
+    )]
+    UnknownVariable(String),
     /// No key is named.
     #[error(
         "no encryption key: set KEYHOLDER_ENCRYPTION_KEY (openssl rand -base64 32 makes one), or primary under [keys]"
@@ -167,13 +184,28 @@ pub enum ConfigError {
     /// A trust domain's name is no name.
     #[error("[[trust]] domain {0:?}: {1}")]
     TrustDomain(String, keyholder_domain::Invalid),
+    /// `[egress]` or `[danger]` is wrong.
+    #[error("[egress] {0}")]
+    Egress(#[from] EgressSettingsError),
     /// A certificate cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
 }
 
 /// Variables under our prefix that are not settings of the file.
-const OWN_VARIABLES: &[&str] = &["ENCRYPTION_KEY", "ENCRYPTION_KEYS_OLD", "PG_BIN", "CONFIG"];
+const OWN_VARIABLES: &[&str] = &["ENCRYPTION_KEY", "ENCRYPTION_KEYS_OLD", "PG_BIN", "CONFIG", "BIN"];
+
+/// The fewest database connections: one listens for changes, one changes, two release.
+const MIN_CONNECTIONS: u32 = 4;
+
+/// Refuses a variable that was meant for us and would be passed over.
+fn refuse_unknown_variables() -> Result<(), ConfigError> {
+    let unknown = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).find(|name| {
+        name.strip_prefix("KEYHOLDER_")
+            .is_some_and(|rest| !rest.contains("__") && !OWN_VARIABLES.contains(&rest))
+    });
+    unknown.map_or(Ok(()), |name| Err(ConfigError::UnknownVariable(name)))
+}
 
 impl Config {
     /// Reads the file, then the environment over it.
@@ -183,14 +215,13 @@ impl Config {
         }
         let figment = Figment::new()
             .merge(Toml::file_exact(file))
-            .merge(
-                Env::prefixed("KEYHOLDER_")
-                    .ignore(OWN_VARIABLES)
-                    .filter(|key| key.as_str().contains("__"))
-                    .split("__"),
-            )
+            .merge(Env::prefixed("KEYHOLDER_").filter(|key| key.as_str().contains("__")).split("__"))
             .merge(Env::raw().only(&["DATABASE_URL"]).map(|_| "database.url".into()));
+        refuse_unknown_variables()?;
         let mut config: Self = figment.extract().map_err(|error| ConfigError::Invalid(Box::new(error)))?;
+        if config.database.max_connections < MIN_CONNECTIONS {
+            return Err(ConfigError::TooFewConnections);
+        }
         config.folder = file.parent().map(Path::to_owned).unwrap_or_default();
         Ok(config)
     }
@@ -230,6 +261,18 @@ impl Config {
             store.set_dns(CaBundle::load(&self.paths(&trust.ca))?);
         }
         Ok(store)
+    }
+
+    /// The way out: `[egress]` with the entries of `[danger]` and our own listeners, which are never called.
+    pub fn egress(&self) -> Result<Egress, ConfigError> {
+        let mut settings = self.egress.clone();
+        settings.roots = settings.roots.map(|roots| self.path(&roots));
+        settings.danger.clone_from(&self.danger.egress);
+        for entry in &settings.danger {
+            tracing::warn!(%entry, "[danger]: may be called in the clear and on this machine; never in production");
+        }
+        settings.self_addresses.extend([self.grpc.listen, self.admin.listen].map(SelfAddress::from));
+        Ok(Egress::new(&settings)?)
     }
 
     /// Our own certificate.

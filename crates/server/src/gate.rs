@@ -4,10 +4,12 @@
 //! The gate also bounds the call's time, writes its log line, counts it, and sees to it that every error has a
 //! reason, also those that the gRPC library makes.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use http::{HeaderMap, Request, Response};
 use keyholder_domain::{Clock, Reason};
 use keyholder_identity::{Policy, peer_of};
@@ -19,6 +21,9 @@ use crate::call::Call;
 use crate::methods::Method;
 use crate::metrics::Metrics;
 use crate::problem::{Problem, code};
+
+/// How long a stream may take to begin: the caller must have sent its request by then.
+const STREAM_BEGINS: Duration = Duration::from_secs(10);
 
 /// How much of a caller's deadline is held back, so that the answer "too late" still arrives in time.
 const HELD_BACK: Duration = Duration::from_millis(20);
@@ -84,19 +89,23 @@ where
             }
         };
         let allowed = allowed_time(method, request.headers());
+        let compressed =
+            request.headers().get("grpc-encoding").is_some_and(|encoding| encoding != "identity");
         request.extensions_mut().insert(call.clone());
         let replacement = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, replacement);
         Box::pin(async move {
             let answer = inner.call(request);
-            let response = match allowed {
-                None => answer.await?,
-                Some(allowed) => match tokio::time::timeout(allowed, answer).await {
-                    Ok(response) => response?,
-                    Err(_) => call.fail(Problem::new(Reason::DeadlineExceeded)).into_http(),
-                },
+            let answer = AssertUnwindSafe(tokio::time::timeout(allowed, answer)).catch_unwind();
+            let response = match answer.await {
+                Ok(Ok(response)) => response?,
+                Ok(Err(_)) => call.fail(Problem::new(Reason::DeadlineExceeded)).into_http(),
+                Err(_) => {
+                    tracing::error!(method = method.path, "a call panicked");
+                    call.fail(Problem::new(Reason::Internal)).into_http()
+                }
             };
-            let (response, code) = with_reason(response, &call);
+            let (response, code) = with_reason(response, &call, compressed);
             log(method, &call, code, started.elapsed());
             metrics.called(method.path, code, call.facts().reason.get().copied(), started.elapsed());
             Ok(response)
@@ -121,10 +130,10 @@ impl GateLayer {
 
 /// How long a call may take: what its method allows or, if that is less, what the caller waits for, with a slice
 /// held back.
-fn allowed_time(method: &Method, headers: &HeaderMap) -> Option<Duration> {
-    let limit = method.deadline?;
+fn allowed_time(method: &Method, headers: &HeaderMap) -> Duration {
+    let Some(limit) = method.deadline else { return STREAM_BEGINS };
     let asked = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
-    Some(asked.map_or(limit, |asked| limit.min(asked.saturating_sub(HELD_BACK.min(asked / 5)))))
+    asked.map_or(limit, |asked| limit.min(asked.saturating_sub(HELD_BACK.min(asked / 5))))
 }
 
 /// Reads a `grpc-timeout` header: up to 8 digits and a unit (gRPC over HTTP/2, "Requests").
@@ -147,7 +156,7 @@ fn grpc_timeout(text: &str) -> Option<Duration> {
 
 /// Gives an error that came without details a reason. Such errors are the gRPC library's: a message that does not
 /// decode or is too large. Its text is not passed on, but for the path of the field.
-fn with_reason(response: Response<Body>, call: &Call) -> (Response<Body>, Code) {
+fn with_reason(response: Response<Body>, call: &Call, compressed: bool) -> (Response<Body>, Code) {
     let Some(status) = Status::from_header_map(response.headers()) else { return (response, Code::Ok) };
     if status.code() == Code::Ok || !status.details().is_empty() {
         return (response, status.code());
@@ -158,6 +167,7 @@ fn with_reason(response: Response<Body>, call: &Call) -> (Response<Body>, Code) 
             Some(field) => Problem::malformed(field),
             None => Problem::new(Reason::RequestMalformed),
         },
+        Code::Unimplemented if compressed => Problem::new(Reason::EncodingNotSupported),
         Code::Unimplemented => Problem::new(Reason::MethodUnknown),
         Code::DeadlineExceeded | Code::Cancelled => Problem::new(Reason::DeadlineExceeded),
         // The health service's own answers, such as NOT_FOUND for a service it does not know.
@@ -172,14 +182,25 @@ fn with_reason(response: Response<Body>, call: &Call) -> (Response<Body>, Code) 
 /// string …`, where the innermost comes first.
 fn malformed_field(message: &str) -> Option<String> {
     let (_, place) = message.split_once("failed to decode Protobuf message: ")?;
-    let mut path: Vec<&str> = place
-        .split(": ")
-        .map_while(|part| part.split_once('.'))
-        .filter(|(message, field)| [message, field].iter().all(|word| is_word(word)))
-        .map(|(_, field)| field)
-        .collect();
+    let mut inner = None;
+    let mut path = Vec::new();
+    for (message, field) in place.split(": ").map_while(|part| part.split_once('.')) {
+        if is_word(message) && is_word(field) {
+            path.push(if field == "target" { target_field(inner) } else { field });
+            inner = Some(message);
+        }
+    }
     path.reverse();
     (!path.is_empty()).then(|| path.join("."))
+}
+
+/// The field that stands in a `target`, which prost calls by the name of the oneof: known by the message inside.
+fn target_field(inner: Option<&str>) -> &'static str {
+    match inner {
+        Some("GrantSelector") => "selector",
+        Some("ProviderTarget") => "provider",
+        _ => "connection_id",
+    }
 }
 
 fn is_word(text: &str) -> bool {
@@ -204,7 +225,7 @@ fn log(method: &Method, call: &Call, code: Code, took: Duration) {
         grant_id = facts.grant_id.get(),
         code = ?code,
         reason,
-        latency_ms = took.as_secs_f64() * 1_000.0,
+        latency_ms = (took.as_secs_f64() * 1e6).round() / 1e3,
         "call"
     );
 }
@@ -230,9 +251,9 @@ mod tests {
             headers.insert("grpc-timeout", timeout.parse().unwrap());
             allowed_time(&method, &headers)
         };
-        assert_eq!(with("1S"), Some(Duration::from_millis(980)));
-        assert_eq!(with("10m"), Some(Duration::from_millis(8)));
-        assert_eq!(with("1H"), Some(Duration::from_secs(10)));
+        assert_eq!(with("1S"), Duration::from_millis(980));
+        assert_eq!(with("10m"), Duration::from_millis(8));
+        assert_eq!(with("1H"), Duration::from_secs(10));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use keyholder_egress::{Egress, Outcome, Settings};
 use keyholder_server::call::chain;
 use keyholder_server::config::Config;
 use keyholder_server::serve::{Listening, ServeError, connect};
@@ -11,7 +12,7 @@ use keyholder_server::{serve, telemetry};
 
 /// A credential broker: holds the accounts people connect, and lets services use them through grants.
 #[derive(Debug, Parser)]
-#[command(name = "keyholder", version, about, max_term_width = 100)]
+#[command(name = "keyholder", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -19,20 +20,45 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve.
+    /// Serve gRPC until told to stop, by the configuration file.
     Serve(ConfigFile),
-    /// Try Keyholder out: start a private Postgres, make certificates and a key, and serve. Needs nothing.
+    /// Try Keyholder out: start a private Postgres, make certificates and a key, and serve. Needs no configuration.
     #[cfg(feature = "dev")]
     Dev(keyholder_server::dev::DevOptions),
     /// Bring the database schema up to date.
     Migrate(ConfigFile),
     /// Check the configuration, and everything it names, without serving.
     CheckConfig(ConfigFile),
-    /// Provider definitions.
+    /// Ask what may be called outside.
+    Egress {
+        #[command(subcommand)]
+        command: EgressCommand,
+    },
+    /// Look at provider definitions.
     Providers {
         #[command(subcommand)]
         command: Providers,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum EgressCommand {
+    /// Say whether a URL may be called, and why not. Asks the name servers; calls nothing. Ends with 0 if it may,
+    /// 1 if it may not, 2 if that cannot be said.
+    Check {
+        #[command(flatten)]
+        file: OptionalConfigFile,
+        /// The URL.
+        url: String,
+    },
+}
+
+/// The file whose `[egress]` counts; without one, the defaults do.
+#[derive(Debug, clap::Args)]
+struct OptionalConfigFile {
+    /// The configuration file, for its [egress] and [danger].
+    #[arg(long, env = "KEYHOLDER_CONFIG")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -72,6 +98,9 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::Dev(options) => keyholder_server::dev::run(&options)?,
         Command::Migrate(file) => block_on(migrate(&file.config))?,
         Command::CheckConfig(file) => block_on(check_config(&file.config))?,
+        Command::Egress { command: EgressCommand::Check { file, url } } => {
+            return check_url(file.config.as_deref(), &url);
+        }
         Command::Providers { command } => return Ok(providers(command)?),
     }
     Ok(ExitCode::SUCCESS)
@@ -101,11 +130,33 @@ async fn check_config(file: &Path) -> Result<(), ServeError> {
     let config = Config::load(file)?;
     serve::check(&config).await?;
     say(&format!("{}: good", file.display()));
+    for (place, id) in config.key_ring()?.ids().enumerate() {
+        say(&format!("  the key {id} {}", if place == 0 { "wraps and opens" } else { "opens" }));
+    }
     for workload in config.policy.workloads() {
         let roles: Vec<&str> = workload.roles().map(keyholder_identity::Role::as_str).collect();
         say(&format!("  {} is {}", workload.id(), roles.join(", ")));
     }
     Ok(())
+}
+
+fn check_url(file: Option<&Path>, url: &str) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let egress = match file {
+        Some(file) => Config::load(file)?.egress()?,
+        None => Egress::new(&Settings::default())?,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let verdict = runtime.block_on(egress.judge(url));
+    let (code, line) = match verdict.outcome {
+        Outcome::Allowed => (0, "allowed".to_owned()),
+        Outcome::Refused(refusal) => (1, format!("refused ({}): {refusal}", refusal.reason())),
+        Outcome::Unknown(fault) => (2, format!("cannot be judged ({}): {fault}", fault.reason())),
+    };
+    say(&line);
+    for (address, class) in verdict.addresses {
+        say(&format!("  {address}  {class:?}"));
+    }
+    Ok(ExitCode::from(code))
 }
 
 fn providers(command: Providers) -> Result<ExitCode, std::io::Error> {

@@ -11,7 +11,8 @@ pub struct Method {
     pub path: &'static str,
     /// The roles that may call it; any one suffices. Empty: any workload that the policy lists.
     pub roles: &'static [Role],
-    /// How long a call may take at most. None: a stream, which lasts until either side ends it.
+    /// How long a call may take at most until its answer begins. None: as long as others; a stream that has begun lasts
+    /// until either side ends it.
     pub deadline: Option<Duration>,
 }
 
@@ -22,6 +23,8 @@ const CHECKING: &[Role] = &[Role::Resolver, Role::Manager, Role::Operator];
 const AUDITING: &[Role] = &[Role::Auditor, Role::Operator];
 
 const SHORT: Option<Duration> = Some(Duration::from_secs(10));
+/// A call that asks a provider, which may take 10 seconds by itself.
+const OUTSIDE: Option<Duration> = Some(Duration::from_secs(20));
 const STREAM: Option<Duration> = None;
 
 /// Every RPC that is served.
@@ -36,6 +39,7 @@ pub const METHODS: &[Method] = &[
     method("/keyholder.v1.ConnectionService/DisableConnection", MANAGING, SHORT),
     method("/keyholder.v1.ConnectionService/EnableConnection", MANAGING, SHORT),
     method("/keyholder.v1.ConnectionService/DeleteConnection", MANAGING, SHORT),
+    method("/keyholder.v1.ConnectionService/TestConnection", MANAGING, OUTSIDE),
     method("/keyholder.v1.ConnectionService/WatchConnections", MANAGING, STREAM),
     method("/keyholder.v1.GrantService/CreateGrant", MANAGING, SHORT),
     method("/keyholder.v1.GrantService/GetGrant", MANAGING, SHORT),

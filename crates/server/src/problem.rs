@@ -12,6 +12,12 @@ use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt
 /// The domain of every `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "keyholder";
 
+/// How many connections an `AMBIGUOUS_CONNECTION` lists; CheckAccess lists more.
+const MAX_CANDIDATES: usize = 10;
+
+/// How many fields a status names.
+const MAX_FIELDS: usize = 20;
+
 /// A failed call, before it becomes a status.
 #[derive(Debug)]
 pub struct Problem {
@@ -58,7 +64,8 @@ impl Problem {
         details.set_error_info(self.reason.as_str(), DOMAIN, self.metadata);
         if !self.fields.is_empty() {
             let violation = |error: FieldError| FieldViolation::new(error.field, error.problem);
-            details.set_bad_request(self.fields.into_iter().map(violation).collect::<Vec<_>>());
+            details
+                .set_bad_request(self.fields.into_iter().take(MAX_FIELDS).map(violation).collect::<Vec<_>>());
         }
         if !self.candidates.is_empty() {
             let violation = |candidate: AmbiguousCandidate| {
@@ -72,7 +79,9 @@ impl Problem {
                     format!("owner {}, account {account:?}, {}", candidate.owner, candidate.state),
                 )
             };
-            details.set_precondition_failure(self.candidates.into_iter().map(violation).collect::<Vec<_>>());
+            // Few enough that the answer stays within the 8 KiB that clients take as headers.
+            let shown = self.candidates.into_iter().take(MAX_CANDIDATES).map(violation);
+            details.set_precondition_failure(shown.collect::<Vec<_>>());
         }
         if let Some(delay) = retry_after(self.reason) {
             details.set_retry_info(Some(delay));
@@ -108,12 +117,14 @@ pub const fn code(reason: Reason) -> Code {
         | Reason::AmbiguousConnection
         | Reason::EtagMismatch
         | Reason::StateNotAllowed
+        | Reason::TestNotAvailable
         | Reason::OAuthClientMissing => Code::FailedPrecondition,
+        Reason::RateLimited => Code::ResourceExhausted,
         Reason::CredentialUnreadable => Code::DataLoss,
         Reason::Contended => Code::Aborted,
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
         Reason::StoreUnavailable | Reason::AuditUnavailable => Code::Unavailable,
-        Reason::MethodUnknown => Code::Unimplemented,
+        Reason::EncodingNotSupported | Reason::MethodUnknown => Code::Unimplemented,
         Reason::Internal => Code::Internal,
     }
 }
@@ -122,6 +133,7 @@ pub const fn code(reason: Reason) -> Code {
 const fn retry_after(reason: Reason) -> Option<Duration> {
     match reason {
         Reason::Contended => Some(Duration::from_millis(50)),
+        Reason::RateLimited => Some(Duration::from_secs(10)),
         Reason::StoreUnavailable | Reason::AuditUnavailable => Some(Duration::from_secs(1)),
         _ => None,
     }
@@ -139,6 +151,9 @@ pub fn reason_of(error: &BrokerError) -> Reason {
         BrokerError::ConnectionExists(_) => Reason::ConnectionExists,
         BrokerError::RequestIdReused => Reason::RequestIdReused,
         BrokerError::EtagMismatch => Reason::EtagMismatch,
+        BrokerError::ConnectionPending => Reason::ConnectionPending,
+        BrokerError::TestNotAvailable => Reason::TestNotAvailable,
+        BrokerError::RateLimited => Reason::RateLimited,
         BrokerError::StateNotAllowed(_) => Reason::StateNotAllowed,
         BrokerError::ConnectionDeleted => Reason::ConnectionDeleted,
         BrokerError::Refused(refusal) => refusal.reason(),
@@ -154,6 +169,7 @@ pub fn reason_of(error: &BrokerError) -> Reason {
 fn reason_of_store(error: &StoreError) -> Reason {
     match error {
         StoreError::Unavailable(_)
+        | StoreError::TimedOut
         | StoreError::WriteRefused(_)
         | StoreError::SchemaOlder
         | StoreError::SchemaNewer

@@ -13,6 +13,7 @@ use keyholder_proto::v1::connection_service_server::ConnectionServiceServer;
 use keyholder_proto::v1::grant_service_server::GrantServiceServer;
 use keyholder_proto::v1::provider_service_server::ProviderServiceServer;
 use keyholder_store::{Store, StoreSettings};
+use keyholder_upstream::Upstream;
 use keyholder_vault::KeyRing;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -31,8 +32,15 @@ use crate::metrics::Metrics;
 /// The largest request that is read.
 pub const MAX_REQUEST_BYTES: usize = 2 * 1024 * 1024;
 
+/// The largest question that health and reflection read.
+const MAX_QUESTION_BYTES: usize = 8 * 1024;
+
 /// How long calls in flight may take to finish once the server drains.
-const DRAIN: Duration = Duration::from_secs(30);
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// How long database connections may take to close after that. Together they stay below the 30 seconds that
+/// platforms commonly wait before they kill.
+const CLOSE: Duration = Duration::from_secs(5);
 
 /// How often the schema is looked at while it is not ours yet.
 const SCHEMA_POLL: Duration = Duration::from_secs(1);
@@ -101,7 +109,8 @@ impl Listening {
         }
         let grpc = listen("grpc.listen", config.grpc.listen).await?;
         let admin = listen("admin.listen", config.admin.listen).await?;
-        let broker = Broker::new(store, catalog, keys, Arc::clone(&clock));
+        let upstream = Upstream::new(config.egress()?);
+        let broker = Broker::new(store, catalog, keys, upstream, Arc::clone(&clock));
         let listening = Self { grpc, admin, config, broker, metrics: Arc::new(Metrics::new()), clock };
         if let Ok((grpc, admin)) = listening.addresses() {
             tracing::info!(%grpc, %admin, "listening");
@@ -131,9 +140,9 @@ impl Listening {
         let services = Services::new(self.broker.clone(), Arc::clone(&self.metrics), draining.clone());
         let mut routes = Routes::builder();
         routes
-            .add_service(health_service)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?)
+            .add_service(health_service.max_decoding_message_size(MAX_QUESTION_BYTES))
+            .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_QUESTION_BYTES))
+            .add_service(reflection().build_v1alpha()?.max_decoding_message_size(MAX_QUESTION_BYTES))
             .add_service(
                 ProviderServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
             )
@@ -168,7 +177,7 @@ impl Listening {
                     tracing::error!(%error, "the admin listener failed");
                 }
             }),
-            tokio::spawn(serve_when_migrated(self.broker.clone(), health.clone())),
+            tokio::spawn(serve_when_migrated(self.broker.clone(), health.clone(), draining.clone())),
             tokio::spawn(async move { listener.listen_for_changes().await }),
             tokio::spawn(async move {
                 stop.await;
@@ -180,21 +189,27 @@ impl Listening {
         ];
         let result = until_drained(grpc, draining, &health).await;
         background.iter().for_each(tokio::task::JoinHandle::abort);
-        self.broker.store().close().await;
+        if tokio::time::timeout(CLOSE, self.broker.store().close()).await.is_err() {
+            tracing::warn!("a database connection was still in use at the end");
+        }
+        tracing::info!("stopped");
         result
     }
 }
 
 /// Turns health to SERVING once the schema is ours, then ends.
-async fn serve_when_migrated(broker: Broker, health: HealthReporter) {
+async fn serve_when_migrated(broker: Broker, health: HealthReporter, draining: watch::Receiver<bool>) {
     let mut said = false;
-    loop {
+    while !*draining.borrow() {
         match broker.store().schema_state().await {
-            Ok(SchemaState::Current) => {
-                set_health(&health, true).await;
-                tracing::info!("serving");
-                return;
-            }
+            Ok(SchemaState::Current) => match check_keys(broker.store(), broker.keys()).await {
+                Ok(()) => {
+                    set_health(&health, true).await;
+                    tracing::info!("serving");
+                    return;
+                }
+                Err(error) => tracing::error!(error = %chain(&error), "not serving"),
+            },
             Ok(state) if !said => {
                 tracing::warn!(?state, "the database is not migrated; run keyholder migrate");
                 said = true;
@@ -249,6 +264,7 @@ pub async fn check(config: &Config) -> Result<(), ServeError> {
     let directory = config.catalog.directory.as_ref().map(|directory| config.path(directory));
     Catalog::load(directory.as_deref())?;
     let keys = config.key_ring()?;
+    config.egress()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     server_config(config.server_certificate()?, config.trust_store()?, &config.policy, clock)?;
     let store = connect(config).await?;
@@ -298,4 +314,6 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(keyholder_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        // So that grpcurl shows the details of an error.
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::row::one_row;
-use crate::{Change, Store, StoreError, discard};
+use crate::{Change, Store, StoreError, discard, in_time};
 
 /// An audit event that is not in the database yet; its time will be the database's.
 #[derive(Debug)]
@@ -75,12 +75,12 @@ impl Store {
     /// Records an event that stands for itself, such as a denial.
     pub async fn record(&self, event: &NewAuditEvent<'_>) -> Result<(), StoreError> {
         let mut connection = self.pool.acquire().await?;
-        match insert(&mut connection, event).await {
+        match in_time(insert(&mut connection, event)).await {
             Err(error) if crate::error::is_connection_lost(&error) => {
                 discard(connection).await;
                 let mut connection = self.live_connection().await?;
                 // The first attempt may have gone through, its answer lost.
-                match insert(&mut connection, event).await {
+                match in_time(insert(&mut connection, event)).await {
                     Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(()),
                     other => one_row("audit_events", &other?),
                 }

@@ -17,14 +17,7 @@ pub struct Change {
 impl Store {
     /// Begins a change; the organization comes into being with its first one.
     pub async fn change(&self, organization_id: &OrganizationId) -> Result<Change, StoreError> {
-        let transaction = match self.pool.begin().await {
-            Err(error) if crate::error::is_connection_lost(&error) => {
-                let connection = self.live_connection().await?;
-                drop(connection);
-                self.pool.begin().await?
-            }
-            other => other?,
-        };
+        let transaction = self.changes.begin().await?;
         let mut change = Change { transaction, organization_id: organization_id.clone(), number: 0 };
         change.number = sqlx::query_scalar!(
             "INSERT INTO organizations AS o (organization_id, change) VALUES ($1, 1)

@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use keyholder_domain::{
-    Connection, ConnectionId, ConnectionState, Generation, OrganizationId, Principal, ProviderId, RequestId,
-    Text,
+    Account, Connection, ConnectionId, ConnectionState, Generation, LastTest, OrganizationId, Principal,
+    ProviderId, RequestId, TestClass, Text,
 };
 use sqlx::types::Json;
 
@@ -62,6 +62,8 @@ pub struct ConnectionFilter {
     pub account_id: Option<Text>,
     /// In one of these states.
     pub states: Vec<ConnectionState>,
+    /// Whose last test went in one of these ways; empty: in any, or was never made.
+    pub last_test_classes: Vec<TestClass>,
     /// Behind this one.
     pub after: Option<ConnectionId>,
     /// At most so many.
@@ -79,6 +81,7 @@ macro_rules! connections {
                       sealed_generation, credential_fingerprint, credential_fields,
                       config AS "config: Json<BTreeMap<String, String>>",
                       labels AS "labels: Json<BTreeMap<String, String>>",
+                      last_test_time, last_test_class, last_test_http_status, last_test_summary,
                       change, generation, create_time, update_time "#
                 + $after
             $(, $argument)*
@@ -115,6 +118,8 @@ impl Store {
         filter: &ConnectionFilter,
     ) -> Result<Vec<StoredConnection>, StoreError> {
         let states: Vec<String> = filter.states.iter().map(|state| state.as_str().to_owned()).collect();
+        let classes: Vec<String> =
+            filter.last_test_classes.iter().map(|class| class.as_str().to_owned()).collect();
         let rows = run!(self, connection => {
             connections!(
                 "SELECT",
@@ -125,6 +130,7 @@ impl Store {
                        AND ($4::text IS NULL OR account_id = $4)
                        AND state = ANY($5)
                        AND ($6::uuid IS NULL OR connection_id > $6)
+                       AND (cardinality($8::text[]) = 0 OR last_test_class = ANY($8))
                      ORDER BY connection_id
                      LIMIT $7",
                 organization_id.as_str(),
@@ -134,11 +140,37 @@ impl Store {
                 &states,
                 filter.after.map(ConnectionId::as_uuid),
                 filter.limit,
+                &classes,
             )
             .fetch_all(connection)
             .await
         })?;
         rows.into_iter().map(StoredConnection::try_from).collect()
+    }
+}
+
+impl Store {
+    /// Claims the right to test a connection; `false` if somebody did within the last `pause` seconds.
+    pub async fn claim_test(
+        &self,
+        organization_id: &OrganizationId,
+        id: ConnectionId,
+        pause: f64,
+    ) -> Result<bool, StoreError> {
+        let result = run!(self, connection => {
+            sqlx::query!(
+                "UPDATE connections SET test_claim_time = clock_timestamp()
+                 WHERE organization_id = $1 AND connection_id = $2
+                   AND (test_claim_time IS NULL
+                        OR test_claim_time < clock_timestamp() - make_interval(secs => $3))",
+                organization_id.as_str(),
+                id.as_uuid(),
+                pause,
+            )
+            .execute(connection)
+            .await
+        })?;
+        Ok(result.rows_affected() == 1)
     }
 }
 
@@ -251,7 +283,8 @@ impl Change {
         self.grow_provider(&connection.provider_id).await
     }
 
-    /// Writes a connection back, which must still be at the generation before its own.
+    /// Writes a connection back, which must still be at the generation before its own. What is known of a test is
+    /// forgotten with the credential that was tested.
     pub async fn update_connection(&mut self, stored: &StoredConnection) -> Result<(), StoreError> {
         let connection = &stored.connection;
         let number = self.number();
@@ -261,7 +294,11 @@ impl Change {
                  display_name = $3, account_id = $4, account_name = $5, account_email = $6, scopes = $7,
                  state = $8, state_reason = $9, sealed_credential = $10, sealed_generation = $11,
                  credential_fingerprint = $12, credential_fields = $13, config = $14, labels = $15,
-                 change = $16, generation = $17::bigint, update_time = $18
+                 change = $16, generation = $17::bigint, update_time = $18,
+                 last_test_time = CASE WHEN $11 = sealed_generation THEN last_test_time END,
+                 last_test_class = CASE WHEN $11 = sealed_generation THEN last_test_class END,
+                 last_test_http_status = CASE WHEN $11 = sealed_generation THEN last_test_http_status END,
+                 last_test_summary = CASE WHEN $11 = sealed_generation THEN last_test_summary END
              WHERE organization_id = $1 AND connection_id = $2 AND generation = $17::bigint - 1",
             connection.organization_id.as_str(),
             connection.id.as_uuid(),
@@ -285,5 +322,39 @@ impl Change {
         .execute(self.connection())
         .await?;
         one_row("connections", &result)
+    }
+
+    /// Writes how a test of a connection's credential went, and the account as far as it was learned. `false`: the
+    /// credential is no longer the one that was tested, and nothing was written.
+    ///
+    /// The generation stays: what is decided about the connection is the same as before.
+    pub async fn record_test(
+        &mut self,
+        tested: &StoredConnection,
+        test: &LastTest,
+        account: &Account,
+    ) -> Result<bool, StoreError> {
+        let connection = &tested.connection;
+        let number = self.number();
+        let result = sqlx::query!(
+            "UPDATE connections SET
+                 last_test_time = $3, last_test_class = $4, last_test_http_status = $5, last_test_summary = $6,
+                 account_id = $7, account_name = $8, account_email = $9, change = $10
+             WHERE organization_id = $1 AND connection_id = $2 AND sealed_generation = $11",
+            connection.organization_id.as_str(),
+            connection.id.as_uuid(),
+            test.time,
+            test.class.as_str(),
+            test.http_status.map(i32::from),
+            test.summary.as_str(),
+            account.id.as_str(),
+            account.name.as_str(),
+            account.email.as_str(),
+            number,
+            tested.sealed.as_ref().map(|sealed| sealed.generation.get()),
+        )
+        .execute(self.connection())
+        .await?;
+        Ok(result.rows_affected() == 1)
     }
 }

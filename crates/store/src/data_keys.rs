@@ -1,3 +1,5 @@
+use keyholder_domain::OrganizationId;
+
 use crate::{Change, Store, StoreError};
 
 /// An organization's data key, wrapped by a key-encryption key.
@@ -39,6 +41,24 @@ impl Change {
 }
 
 impl Store {
+    /// One data key.
+    pub async fn data_key(
+        &self,
+        organization_id: &OrganizationId,
+        data_key_id: &str,
+    ) -> Result<Option<StoredDataKey>, StoreError> {
+        run!(self, connection => {
+            sqlx::query_as!(
+                StoredDataKey,
+                "SELECT data_key_id, wrapped FROM data_keys WHERE organization_id = $1 AND data_key_id = $2",
+                organization_id.as_str(),
+                data_key_id,
+            )
+            .fetch_optional(connection)
+            .await
+        })
+    }
+
     /// The ids of the key-encryption keys that any organization's data key is wrapped by. For the operator: the one
     /// query that looks at all organizations, and it tells of none.
     pub async fn wrapping_key_ids(&self) -> Result<Vec<String>, StoreError> {

@@ -7,8 +7,11 @@ pub enum StoreError {
     #[error("the database URL is not a valid postgres:// URL")]
     Url,
     /// Nobody's, and passing: Postgres does not answer, or not in time.
-    #[error("the database cannot be reached")]
+    #[error("the database cannot be reached, or does not answer in time")]
     Unavailable(#[source] sqlx::Error),
+    /// Nobody's, and passing: Postgres does not answer in time.
+    #[error("the database does not answer in time")]
+    TimedOut,
     /// The database's: it answered, and refused a write that should have gone through.
     #[error("the database refused to write")]
     WriteRefused(#[source] sqlx::Error),
@@ -89,9 +92,12 @@ pub(crate) fn is_connection_lost(error: &sqlx::Error) -> bool {
 
 fn is_unavailable(error: &sqlx::Error) -> bool {
     let exhausted = |error: &dyn sqlx::error::DatabaseError| {
-        // 53300 too many connections; 57014 query canceled; 55P03 lock not available; 40001 and 40P01
+        // Class 28 the role or password is refused; 3D000 no such database; 53300 too many connections; 57014 query canceled; 55P03 lock not available; 40001 and 40P01
         // serialization failure and deadlock.
-        error.code().is_some_and(|code| matches!(&*code, "53300" | "57014" | "55P03" | "40001" | "40P01"))
+        error.code().is_some_and(|code| {
+            code.starts_with("28")
+                || matches!(&*code, "3D000" | "53300" | "57014" | "55P03" | "40001" | "40P01")
+        })
     };
     match error {
         sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,

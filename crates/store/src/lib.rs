@@ -28,12 +28,12 @@ macro_rules! run {
         async {
             let mut owned = $store.pool.acquire().await?;
             let $connection = &mut *owned;
-            match $query {
+            match crate::in_time(async { $query }).await {
                 Err(error) if crate::error::is_connection_lost(&error) => {
                     crate::discard(owned).await;
                     let mut owned = $store.live_connection().await?;
                     let $connection = &mut *owned;
-                    Ok::<_, crate::StoreError>($query?)
+                    Ok::<_, crate::StoreError>(crate::in_time(async { $query }).await?)
                 }
                 other => Ok(other?),
             }
@@ -92,10 +92,26 @@ impl std::fmt::Debug for StoreSettings {
     }
 }
 
+/// How long a change waits for another change of the same organization.
+const LOCK_TIMEOUT: &str = "5s";
+
+/// How long a change may do nothing before Postgres ends it: a replica that hangs must not hold an organization.
+const IDLE_TIMEOUT: &str = "10s";
+
+/// How long a query may take before its connection counts as lost. After a failover that nobody announced, a dead
+/// connection says nothing at all.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How long a connection may take to say that it is alive.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
+    /// For what only reads, and for releases.
     pool: PgPool,
+    /// For changes, which may wait for each other: however many wait, a release finds a connection.
+    changes: PgPool,
 }
 
 impl Store {
@@ -103,15 +119,21 @@ impl Store {
     pub async fn connect(settings: &StoreSettings) -> Result<Self, StoreError> {
         let options: PgConnectOptions = settings.url.parse().map_err(|_| StoreError::Url)?;
         let options = options.application_name("keyholder").disable_statement_logging();
-        let pool = PgPoolOptions::new()
-            .max_connections(settings.max_connections)
-            .acquire_timeout(settings.acquire_timeout)
-            // Asking "are you there" before every query would double the round trips. A connection that
-            // died is found out by the query, and the query is sent once more on one that answers.
-            .test_before_acquire(false)
-            .connect_with(options)
-            .await?;
-        Ok(Self { pool })
+        let for_changes = settings.max_connections / 4;
+        let pool = |connections: u32| {
+            PgPoolOptions::new()
+                .max_connections(connections.max(1))
+                .acquire_timeout(settings.acquire_timeout)
+                // Asking "are you there" before every query would double the round trips. A connection that
+                // died is found out by the query, and the query is sent once more on one that answers.
+                .test_before_acquire(false)
+        };
+        let waiting = options
+            .clone()
+            .options([("lock_timeout", LOCK_TIMEOUT), ("idle_in_transaction_session_timeout", IDLE_TIMEOUT)]);
+        let changes = pool(for_changes).test_before_acquire(true).connect_lazy_with(waiting);
+        let pool = pool(settings.max_connections - for_changes.max(1)).connect_with(options).await?;
+        Ok(Self { pool, changes })
     }
 
     /// Answers if Postgres does.
@@ -121,24 +143,33 @@ impl Store {
 
     /// Closes every connection, waiting for those in use.
     pub async fn close(&self) {
-        self.pool.close().await;
+        tokio::join!(self.pool.close(), self.changes.close());
     }
 
     /// How many connections are open, and how many of them are idle.
     pub fn pool_use(&self) -> (u32, usize) {
-        (self.pool.size(), self.pool.num_idle())
+        (self.pool.size() + self.changes.size(), self.pool.num_idle() + self.changes.num_idle())
     }
 
     /// A connection that answered just now. After Postgres has restarted, the pool is full of dead ones.
     async fn live_connection(&self) -> Result<PoolConnection<Postgres>, StoreError> {
         for _ in 0..=self.pool.size() {
             let mut connection = self.pool.acquire().await?;
-            if connection.ping().await.is_ok() {
+            if tokio::time::timeout(PING_TIMEOUT, connection.ping()).await.is_ok_and(|answer| answer.is_ok())
+            {
                 return Ok(connection);
             }
             discard(connection).await;
         }
         Ok(self.pool.acquire().await?)
+    }
+}
+
+/// What a query answers, or that its connection is lost.
+async fn in_time<T>(query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    match tokio::time::timeout(QUERY_TIMEOUT, query).await {
+        Ok(answer) => answer,
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
     }
 }
 

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use keyholder_domain::access::Right;
 use keyholder_domain::{
-    AuditEventId, ConnectionId, Generation, Grant, OrganizationId, Principal, ProviderId, Text, WorkloadId,
+    AuditEventId, ConnectionId, Generation, Grant, OrganizationId, Principal, ProviderId, Text, Timestamp,
+    WorkloadId,
 };
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
 use crate::data_keys::StoredDataKey;
 use crate::row::{ConnectionRow, GrantRow};
-use crate::{Store, StoreError, StoredConnection, discard};
+use crate::{Store, StoreError, StoredConnection, discard, in_time};
 
 /// What a resolve means.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -59,6 +60,8 @@ pub struct Release<'a> {
     pub organization_id: &'a OrganizationId,
     /// The connection, at the generation that was decided on.
     pub connection: (ConnectionId, Generation),
+    /// When that generation came about: after a restore, the same number may stand for something else.
+    pub update_time: Timestamp,
     /// By what right, at the generation that was decided on.
     pub right: &'a Right,
     /// For a provider target, the generation of the set that was decided on.
@@ -87,6 +90,7 @@ macro_rules! find {
                       c.sealed_credential, c.sealed_generation, c.credential_fingerprint, c.credential_fields,
                       c.config AS "config: Json<BTreeMap<String, String>>",
                       c.labels AS "labels: Json<BTreeMap<String, String>>",
+                      c.last_test_time, c.last_test_class, c.last_test_http_status, c.last_test_summary,
                       c.change, c.generation, c.create_time, c.update_time,
                       k.data_key_id AS "data_key_id?", k.wrapped AS "wrapped?",
                       coalesce((
@@ -121,6 +125,10 @@ macro_rules! find {
                 credential_fields: row.credential_fields,
                 config: row.config,
                 labels: row.labels,
+                last_test_time: row.last_test_time,
+                last_test_class: row.last_test_class,
+                last_test_http_status: row.last_test_http_status,
+                last_test_summary: row.last_test_summary,
                 change: row.change,
                 generation: row.generation,
                 create_time: row.create_time,
@@ -241,13 +249,13 @@ impl Store {
     /// The statement sees every revocation that was committed before it began, on whatever replica.
     pub async fn release(&self, release: &Release<'_>) -> Result<bool, StoreError> {
         let mut connection = self.pool.acquire().await?;
-        match insert_release(&mut connection, release).await {
+        match in_time(insert_release(&mut connection, release)).await {
             Err(error) if crate::error::is_connection_lost(&error) => {
                 discard(connection).await;
                 let mut connection = self.live_connection().await?;
                 // The first attempt may have gone through, its answer lost: then the event is there, and with it
                 // the proof that everything stood.
-                match insert_release(&mut connection, release).await {
+                match in_time(insert_release(&mut connection, release)).await {
                     Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(true),
                     other => Ok(other?),
                 }
@@ -272,7 +280,8 @@ async fn insert_release(connection: &mut PgConnection, release: &Release<'_>) ->
          LEFT JOIN grants g ON g.organization_id = c.organization_id AND g.grant_id = $5::uuid
          LEFT JOIN provider_generations p
              ON p.organization_id = c.organization_id AND p.provider_id = c.provider_id
-         WHERE c.organization_id = $1 AND c.connection_id = $3 AND c.generation = $4 AND c.state = 'ACTIVE'
+         WHERE c.organization_id = $1 AND c.connection_id = $3 AND c.generation = $4 AND c.update_time = $11
+           AND c.state = 'ACTIVE'
            AND CASE WHEN $5::uuid IS NULL THEN c.owner = $9
                     ELSE g.generation = $6 AND g.grantee = $9 AND g.revoke_time IS NULL
                          AND (g.expire_time IS NULL OR g.expire_time > statement_timestamp())
@@ -289,6 +298,7 @@ async fn insert_release(connection: &mut PgConnection, release: &Release<'_>) ->
         release.workload.to_string(),
         release.actor.as_str(),
         release.purpose,
+        release.update_time,
     )
     .execute(connection)
     .await?;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use keyholder_domain::{
     Account, AuthMethod, Connection, ConnectionId, ConnectionState, Generation, Grant, GrantId, GrantTarget,
-    Invalid, Labels, OrganizationId, Principal, ProviderId, Scopes, Text, Timestamp, WorkloadId,
-    WorkloadPattern,
+    Invalid, Labels, LastTest, OrganizationId, Principal, ProviderId, Scopes, TestClass, Text, Timestamp,
+    WorkloadId, WorkloadPattern,
 };
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -37,6 +37,10 @@ pub(crate) struct ConnectionRow {
     pub(crate) credential_fields: Vec<String>,
     pub(crate) config: Json<BTreeMap<String, String>>,
     pub(crate) labels: Json<BTreeMap<String, String>>,
+    pub(crate) last_test_time: Option<Timestamp>,
+    pub(crate) last_test_class: Option<String>,
+    pub(crate) last_test_http_status: Option<i32>,
+    pub(crate) last_test_summary: Option<String>,
     pub(crate) change: i64,
     pub(crate) generation: i64,
     pub(crate) create_time: Timestamp,
@@ -74,6 +78,17 @@ impl TryFrom<ConnectionRow> for StoredConnection {
                 .collect(),
             config: row.config.0,
             labels: Labels::parse(labels).map_err(wrong("labels"))?,
+            last_test: match (row.last_test_time, row.last_test_class, row.last_test_summary) {
+                (Some(time), Some(class), Some(summary)) => Some(LastTest {
+                    time,
+                    class: TestClass::parse(&class)
+                        .ok_or(Invalid("must be a class"))
+                        .map_err(wrong("last_test_class"))?,
+                    http_status: row.last_test_http_status.and_then(|status| u16::try_from(status).ok()),
+                    summary: Text::parse(&summary).map_err(wrong("last_test_summary"))?,
+                }),
+                _ => None,
+            },
             generation: Generation::new(row.generation).map_err(wrong("generation"))?,
             create_time: row.create_time,
             update_time: row.update_time,

@@ -47,7 +47,7 @@ class Walk(unittest.TestCase):
 
     def every_printed_line_works_in_the_printed_order(self):
         answers = run_in_order(world.current.printed())
-        self.assertRegex(answers[0]["http"]["headers"]["Authorization"], "^Bearer sk-demo-[0-9a-f]{16}$")
+        self.assertRegex(answers[0]["http"]["headers"]["Authorization"], "^Bearer sk-demo-[0-9a-f]{8}$")
         self.assertEqual(answers[1]["grant"]["state"], "GRANT_STATE_REVOKED")
         self.assertRegex(answers[4]["http"]["headers"]["Authorization"], "^Bearer sk_test_")
         newest = answers[5]["auditEvents"][0]

@@ -26,10 +26,8 @@ Refusal = namedtuple("Refusal", "code message info bad_request precondition retr
 def channel(workload):
     """An mTLS channel as a workload, such as "console"; use it in a `with`."""
     keyholder = world.current
-    read = lambda name: (keyholder.pki / name).read_bytes()
-    credentials = grpc.ssl_channel_credentials(
-        read("ca.pem"), read(f"{workload}-key.pem"), read(f"{workload}.pem")
-    )
+    files = ("ca.pem", f"{workload}-key.pem", f"{workload}.pem")
+    credentials = grpc.ssl_channel_credentials(*((keyholder.pki / file).read_bytes() for file in files))
     return grpc.secure_channel(f"localhost:{keyholder.address.rpartition(':')[2]}", credentials)
 
 

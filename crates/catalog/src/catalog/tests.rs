@@ -50,7 +50,7 @@ fn providers_come_in_the_order_of_their_ids() {
 fn the_documentation_names_every_built_in_provider_and_its_methods() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/providers.md");
     let page = std::fs::read_to_string(path).unwrap();
-    let table = page.split("## Built-in providers").nth(1).unwrap();
+    let table = page.split("## Built-in providers").nth(1).unwrap().split("\n## ").next().unwrap();
     for provider in Catalog::builtin().iter() {
         let row = table.lines().find(|line| line.starts_with(&format!("| `{}` |", provider.id)));
         let row = row.unwrap_or_else(|| panic!("docs/providers.md has no row for {}", provider.id));
@@ -69,6 +69,38 @@ fn the_example_of_the_documentation_is_right() {
     let example = page.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
     let provider = compile(Path::new("acme-crm.yaml"), example).provider.unwrap();
     assert_eq!(provider.id.as_str(), "acme-crm");
+}
+
+#[test]
+fn every_static_method_has_a_test_or_says_why_not() {
+    for provider in Catalog::builtin().iter() {
+        for method in provider.auth_methods.iter().filter(|method| method.method.is_static()) {
+            let found = (method.test.is_some(), method.no_test.is_some());
+            assert!(found.0 != found.1, "{} {}: {found:?}", provider.id, method.method);
+        }
+    }
+}
+
+#[test]
+fn the_documentation_names_the_test_of_every_static_method() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/providers.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let table = page.split("## What proves a credential").nth(1).unwrap();
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| `")).collect();
+    let mut expected = 0;
+    for provider in Catalog::builtin().iter() {
+        for method in provider.auth_methods.iter().filter(|method| method.method.is_static()) {
+            expected += 1;
+            let begin = format!("| `{}` | `{}` |", provider.id, method.method);
+            let row = rows.iter().find(|row| row.starts_with(&begin));
+            let row = row.unwrap_or_else(|| panic!("docs/providers.md has no row {begin}"));
+            let request = method.test.as_ref().map_or("none".to_owned(), |test| {
+                format!("`{} {}`", test.http_method.as_str(), test.target.as_str())
+            });
+            assert!(row.starts_with(&format!("{begin} {request} |")), "{row} lacks {request}");
+        }
+    }
+    assert_eq!(rows.len(), expected);
 }
 
 #[test]

@@ -71,6 +71,7 @@ const fn format(definition: FormatDefinition) -> Format {
         FormatDefinition::HeaderName => Format::HeaderName,
         FormatDefinition::ParameterName => Format::ParameterName,
         FormatDefinition::HostLabel => Format::HostLabel,
+        FormatDefinition::UrlPath => Format::UrlPath,
     }
 }
 

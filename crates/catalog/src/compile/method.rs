@@ -4,6 +4,7 @@ use keyholder_domain::AuthMethod;
 
 use super::check_text;
 use super::field::{check_credential, compile_fields};
+use super::test::check_test;
 use crate::definition::{HttpDefinition, MethodDefinition};
 use crate::field::{check_header_name, check_token, is_cookie_text, is_header_text};
 use crate::findings::Findings;
@@ -14,6 +15,7 @@ use crate::{Basic, Field, Format, Http, Method, Template, check_https_url};
 /// Compiles the ways to connect, and notes in the config's fields what carries them.
 pub(super) fn compile_methods(
     definitions: Vec<MethodDefinition>,
+    has_base_url: bool,
     config: &mut [Field],
     findings: &mut Findings,
 ) -> Vec<Method> {
@@ -24,7 +26,9 @@ pub(super) fn compile_methods(
         if !seen.insert(definition.method.0) {
             findings.add(&place.key("method"), "is there twice");
         }
-        methods.push(compile_method(definition, &place, config, findings));
+        let method = compile_method(definition, &place, config, findings);
+        check_test(&method, has_base_url, &place, findings);
+        methods.push(method);
     }
     methods
 }
@@ -51,6 +55,7 @@ fn compile_method(
     let mut compiler =
         TemplateCompiler { credential: Some(&mut fields), config, used: BTreeSet::new(), findings };
     let http = compiler.http(definition.http, &place.key("http"));
+    let test = definition.test.and_then(|test| compiler.test(test, &http, &place.key("test")));
     let used = compiler.used;
 
     let method = Method {
@@ -60,6 +65,8 @@ fn compile_method(
         http,
         account_id: definition.account_id,
         open_fields: definition.open_fields,
+        test,
+        no_test: definition.no_test,
     };
     check_credential(&method.fields, &place.key("fields"), findings);
     if method.method.is_static() {
@@ -102,8 +109,13 @@ fn check_issued(method: &Method, place: &Place, findings: &mut Findings) {
     let has_http = !(http.headers.is_empty() && http.query_parameters.is_empty() && http.cookies.is_empty())
         || http.base_url.is_some()
         || http.basic.is_some();
-    let extras =
-        [("fields", !method.fields.is_empty()), ("open_fields", method.open_fields), ("http", has_http)];
+    let extras = [
+        ("fields", !method.fields.is_empty()),
+        ("open_fields", method.open_fields),
+        ("http", has_http),
+        ("test", method.test.is_some()),
+        ("no_test", method.no_test.is_some()),
+    ];
     for (key, present) in extras {
         if present {
             findings.add(&place.key(key), "must be left out: the owner types nothing in for this method");
@@ -124,7 +136,7 @@ fn check_account_id(method: &Method, place: &Place, findings: &mut Findings) {
 
 /// What a template is for, which decides what may be referred to in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Use {
+pub(super) enum Use {
     HeaderName,
     ParameterName,
     HeaderValue,
@@ -133,6 +145,7 @@ enum Use {
     Username,
     Password,
     Url,
+    UrlPath,
 }
 
 impl Use {
@@ -142,13 +155,13 @@ impl Use {
 }
 
 /// Compiles templates against the fields that they may refer to.
-struct TemplateCompiler<'a> {
+pub(super) struct TemplateCompiler<'a> {
     /// The method's fields; nothing where no credential may be referred to.
-    credential: Option<&'a mut [Field]>,
+    pub(super) credential: Option<&'a mut [Field]>,
     config: &'a mut [Field],
     /// The credential fields that were referred to.
     used: BTreeSet<String>,
-    findings: &'a mut Findings,
+    pub(super) findings: &'a mut Findings,
 }
 
 impl TemplateCompiler<'_> {
@@ -234,7 +247,13 @@ impl TemplateCompiler<'_> {
     }
 
     /// Checks one reference, and notes in the field what carries it.
-    fn reference(&mut self, reference: &Reference, place: &Place, used_as: Use, may_be_absent: bool) {
+    pub(super) fn reference(
+        &mut self,
+        reference: &Reference,
+        place: &Place,
+        used_as: Use,
+        may_be_absent: bool,
+    ) {
         let name = &reference.field;
         let fields = match reference.source {
             Source::Config => &mut *self.config,
@@ -255,7 +274,7 @@ impl TemplateCompiler<'_> {
             Use::CookieValue => field.carriers.cookie = true,
             Use::Username => field.carriers.username = true,
             Use::Url => field.carriers.path |= reference.position == Position::Path,
-            Use::HeaderName | Use::ParameterName | Use::QueryValue | Use::Password => {}
+            Use::HeaderName | Use::ParameterName | Use::QueryValue | Use::Password | Use::UrlPath => {}
         }
         for sentence in reference_problems(field, reference, used_as, may_be_absent) {
             self.findings.add(place, format!("refers to {name}, which {sentence}"));
@@ -274,7 +293,7 @@ impl TemplateCompiler<'_> {
         let problem = match used_as {
             Use::HeaderName => check_header_name(&text).err(),
             Use::ParameterName => check_token(&text).err(),
-            Use::Url => check_https_url(&text).err(),
+            Use::Url | Use::UrlPath => check_https_url(&text).err(),
             Use::HeaderValue => (!is_header_text(&text)).then_some("must be ASCII, since it is a header"),
             Use::CookieValue => {
                 (!is_cookie_text(&text)).then_some("has characters that a cookie cannot carry")
@@ -304,12 +323,13 @@ fn reference_problems(
     if field.multiline {
         problems.push("may hold line breaks");
     }
-    if field.allow_empty && (used_as == Use::Url || used_as.is_name()) {
+    if field.allow_empty && (matches!(used_as, Use::Url | Use::UrlPath) || used_as.is_name()) {
         problems.push("may be empty");
     }
     let wanted = match (used_as, reference.position) {
         (Use::HeaderName, _) => Some((Format::HeaderName, "must have the format header_name")),
         (Use::ParameterName, _) => Some((Format::ParameterName, "must have the format parameter_name")),
+        (Use::UrlPath, _) => Some((Format::UrlPath, "must have the format url_path")),
         (_, Position::UrlStart) => Some((Format::HttpsUrl, "must have the format https_url")),
         (_, Position::Host) => Some((Format::HostLabel, "must have the format host_label")),
         (_, Position::Path | Position::Text) => None,

@@ -20,10 +20,22 @@ auth_methods:
     account_id: account
     http:
       headers: { '{config.header}': '{credential.api_key}', X-Region: '{config.region}' }
+    test:
+      request: POST /accounts/{credential.account}
+      headers: { Content-Type: application/json }
+      body: '{}'
+      good: [200, 201]
+      dead: [401]
+      forbidden: [403]
+      answer:
+        ok: { pointer: /ok, equals: true }
+        error: { pointer: /error/code, dead: [revoked, 7], forbidden: [no_scope], limited: [slow] }
+      account: { id: /id, name: /name, email: /email }
   - method: custom
     title: Key file
     fields:
       - { name: key, title: Key, secret: true, multiline: true }
+    no_test: Nothing is known of it.
 scopes:
   - { name: read, title: Read }
 default_scopes: [read]
@@ -155,8 +167,8 @@ fn what_may_hold_line_breaks_goes_into_no_template() {
         "base_url: 'https://x.example/{credential.key}'",
         "basic: { username: x, password: '{credential.key}' }",
     ] {
-        let to = format!("multiline: true }}\n    http:\n      {template}\nscopes:");
-        assert_finding("multiline: true }\nscopes:", &to, "which may hold line breaks");
+        let to = format!("multiline: true }}\n    http:\n      {template}\n");
+        assert_finding("multiline: true }\n", &to, "which may hold line breaks");
     }
 }
 
@@ -217,7 +229,7 @@ fn a_base_url_is_an_https_url_whose_host_is_under_control() {
 fn a_method_has_what_it_takes_to_connect() {
     assert_among_findings("title: Account }", "title: Account, secret: true }", "names a secret field");
     assert_finding("account_id: account", "account_id: nobody", "does not name a field");
-    assert_finding("title: Account }", "title: Account, required: false }", "is not required");
+    assert_among_findings("title: Account }", "title: Account, required: false }", "is not required");
     assert_finding("secret: true }", "secret: true, default: x }", "a credential has no default");
     assert_finding("secret: true }", "secret: true, allow_empty: true }", "a credential is never empty");
     assert_finding("    account_id", "    open_fields: true\n    account_id", "but for the method custom");
@@ -232,7 +244,7 @@ fn a_method_has_what_it_takes_to_connect() {
 #[test]
 fn an_issued_credential_has_nothing_to_type_in() {
     let found = findings(&VALID.replacen("method: api_key", "method: oauth2_code", 1)).join("\n");
-    for key in ["fields", "http"] {
+    for key in ["fields", "http", "test"] {
         assert!(found.contains(&format!("auth_methods[0].{key}: must be left out")), "{found}");
     }
     let listed =
@@ -265,4 +277,112 @@ fn defaults_keep_their_own_rules() {
     assert_finding("default: eu,", "default: mars,", "config[1].default: does not have the form");
     assert_finding("default: eu,", "default: eu, required: true,", "must not be true for a field that has");
     assert_among_findings("name: region", "name: Region", "must be 1 to 63 characters of a-z");
+}
+
+#[test]
+fn a_test_is_a_harmless_request_that_stays_where_it_is_sent() {
+    let request = "POST /accounts/{credential.account}";
+    for method in ["PUT /me", "DELETE /me", "get /me", "/me", "POST", ""] {
+        assert_finding(
+            request,
+            &format!("'{method}'"),
+            if method == "POST" { "must go to a path" } else { "must begin with GET, HEAD or POST" },
+        );
+    }
+    for target in
+        ["me", "http://acme.example/me", "{config.region}/me", "{credential.account}{config.region}"]
+    {
+        assert_among_findings(
+            request,
+            &format!("'POST {target}'"),
+            "must go to a path that begins with a slash",
+        );
+    }
+    assert_finding(request, "POST /me?all=1", "must not have a query");
+    assert_finding(request, "POST /a/../me", "path segments");
+    assert_finding(request, "POST /a b", "without spaces");
+    assert_finding(request, "POST https://user@acme.example/me", "user name");
+    assert_finding(request, "POST /me/{credential.api_key}", "must not refer to a secret");
+    assert_finding(request, "POST /me/{config.place}", "refers to place, which is not");
+    assert_finding(request, "POST /me/{config.place", "has a { without a }");
+    assert_finding(request, "'POST {config.region}'", "must have the format url_path");
+    assert_finding(request, "'POST {credential.api_key}'", "must have the format url_path");
+    for target in ["/", "/me/{config.region}", "https://acme.example/me/{credential.account}"] {
+        assert_eq!(findings(&VALID.replacen(request, &format!("POST {target}"), 1)), Vec::<String>::new());
+    }
+    assert_finding(
+        "base_url: https://{config.tenant}.acme.example/v1\n",
+        "",
+        "auth_methods[0].test.request: has a path, but there is no base_url",
+    );
+}
+
+#[test]
+fn a_test_may_be_left_to_an_optional_path() {
+    let text = VALID.replace("POST /accounts/{credential.account}", "'POST {config.path}'").replace(
+        "config:\n",
+        "config:\n  - { name: path, title: Path, required: false, format: url_path }\n",
+    );
+    assert_eq!(findings(&text), Vec::<String>::new());
+    let found = findings(&text.replace("'POST {config.path}'", "POST /a/{config.path}")).join("\n");
+    assert!(found.contains("refers to path, which is neither required nor has a default"), "{found}");
+}
+
+#[test]
+fn a_status_says_one_thing() {
+    assert_finding("good: [200, 201]", "good: [200, 200]", "test.good[1]: is there twice");
+    assert_finding("forbidden: [403]", "forbidden: [401]", "test.forbidden[0]: is there twice");
+    assert_finding("dead: [401]", "dead: [429]", "must not be 429");
+    assert_finding("dead: [401]", "dead: [200]", "must be a whole number from 400 to 499");
+    assert_finding("good: [200, 201]", "good: [302]", "must be a whole number from 200 to 299");
+    assert_finding("good: [200, 201]", "good: []", "must not be empty");
+    assert_finding("      good: [200, 201]\n", "", "lacks the key good");
+}
+
+#[test]
+fn a_test_that_reads_the_answer_says_where_and_what() {
+    for pointer in ["id", "''", "/a~", "/a~2"] {
+        assert_finding("id: /id", &format!("id: {pointer}"), "account.id: must be a JSON pointer");
+        assert_finding("pointer: /ok", &format!("pointer: {pointer}"), "ok.pointer: must be a JSON pointer");
+        assert_finding("/error/code", pointer, "error.pointer: must be a JSON pointer");
+    }
+    assert_finding("id: /id", &format!("id: /{}", "x".repeat(256)), "must be at most 256 bytes");
+    assert_eq!(findings(&VALID.replace("id: /id", "id: /a~0b~1/0//")), Vec::<String>::new());
+    assert_finding("forbidden: [no_scope]", "forbidden: [7]", "error.forbidden[0]: is there twice");
+    let error = "dead: [revoked, 7], forbidden: [no_scope], limited: [slow]";
+    assert_finding(error, "dead: []", "must list a code");
+    let answer =
+        "answer:\n        ok: { pointer: /ok, equals: true }\n        error: { pointer: /error/code, ";
+    assert_finding(&format!("{answer}{error} }}"), "answer: {}", "must have the key ok or the key error");
+}
+
+#[test]
+fn a_test_has_a_body_only_where_one_is_sent_and_read() {
+    assert_finding("POST /acc", "GET /acc", "test.body: must be left out but for POST");
+    assert_finding("Content-Type: application/json", "X: y", "must have the Content-Type of the body");
+    let head = VALID.replace("POST /acc", "HEAD /acc").replace("      body: '{}'\n", "");
+    let found = findings(&head).join("\n");
+    for key in ["answer", "account"] {
+        assert!(found.contains(&format!("test.{key}: must be left out for HEAD")), "{found}");
+    }
+}
+
+#[test]
+fn a_test_adds_headers_and_replaces_none() {
+    let headers = "Content-Type: application/json";
+    assert_finding(headers, &format!("{headers}, x-region: us"), "is a header that is set twice");
+    assert_finding(headers, &format!("{headers}, Host: x"), "belongs to the connection");
+    assert_finding(headers, &format!("{headers}, X: \"a\\nb\""), "must be ASCII");
+}
+
+#[test]
+fn a_missing_test_has_a_reason_and_not_both() {
+    assert_finding("no_test: Nothing is known of it.", "no_test: ' '", "no_test: must not be empty");
+    assert_finding(
+        "    test:\n",
+        "    no_test: None.\n    test:\n",
+        "must be left out where there is a test",
+    );
+    let found = findings(&VALID.replace("    no_test: Nothing is known of it.\n", ""));
+    assert_eq!(found, Vec::<String>::new(), "an operator's definition may do without both");
 }

@@ -26,6 +26,7 @@ fn connection(owner: &str, state: ConnectionState, scopes: &[&str]) -> Connectio
         credential_summary: BTreeMap::new(),
         config: BTreeMap::new(),
         labels: Labels::default(),
+        last_test: None,
         generation: Generation::FIRST,
         create_time: NOW,
         update_time: NOW,

@@ -29,7 +29,8 @@ pub struct AuditEvent {
     /// The provider that was meant.
     #[prost(string, tag = "9")]
     pub provider_id: ::prost::alloc::string::String,
-    /// For a denial, its stable reason.
+    /// For a denial, its stable reason; for a test, its outcome; for a connection that was disabled and a grant that was
+    /// given, the words that the caller gave for it.
     #[prost(string, tag = "10")]
     pub reason: ::prost::alloc::string::String,
     /// What the caller said it wanted the credential for.
@@ -109,6 +110,8 @@ pub enum AuditEventKind {
     GrantCreated = 9,
     /// A grant was taken back.
     GrantRevoked = 10,
+    /// A connection's credential was tried at the provider; the reason says how it went.
+    ConnectionTested = 11,
 }
 impl AuditEventKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -128,6 +131,7 @@ impl AuditEventKind {
             Self::ConnectionDeleted => "AUDIT_EVENT_KIND_CONNECTION_DELETED",
             Self::GrantCreated => "AUDIT_EVENT_KIND_GRANT_CREATED",
             Self::GrantRevoked => "AUDIT_EVENT_KIND_GRANT_REVOKED",
+            Self::ConnectionTested => "AUDIT_EVENT_KIND_CONNECTION_TESTED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -144,6 +148,7 @@ impl AuditEventKind {
             "AUDIT_EVENT_KIND_CONNECTION_DELETED" => Some(Self::ConnectionDeleted),
             "AUDIT_EVENT_KIND_GRANT_CREATED" => Some(Self::GrantCreated),
             "AUDIT_EVENT_KIND_GRANT_REVOKED" => Some(Self::GrantRevoked),
+            "AUDIT_EVENT_KIND_CONNECTION_TESTED" => Some(Self::ConnectionTested),
             _ => None,
         }
     }
@@ -1083,6 +1088,26 @@ pub struct Account {
     #[prost(string, tag = "3")]
     pub email: ::prost::alloc::string::String,
 }
+/// LastTest says how the last real call with a connection's credential went. Nothing of the provider's answer is kept
+/// but its status.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LastTest {
+    /// When.
+    #[prost(message, optional, tag = "1")]
+    pub time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Whether the provider took the credential.
+    #[prost(bool, tag = "2")]
+    pub ok: bool,
+    /// The answer's HTTP status. 0: there was no answer.
+    #[prost(int32, tag = "3")]
+    pub http_status: i32,
+    /// What it says about the credential.
+    #[prost(enumeration = "TestOutcome", tag = "4")]
+    pub outcome: i32,
+    /// One sentence for people.
+    #[prost(string, tag = "5")]
+    pub summary: ::prost::alloc::string::String,
+}
 /// Connection is one account of one owner at one provider. It never holds a secret.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Connection {
@@ -1146,6 +1171,9 @@ pub struct Connection {
     /// Stands for this very version; give it back to change only what was read.
     #[prost(string, tag = "17")]
     pub etag: ::prost::alloc::string::String,
+    /// How the last real call with the credential went. Absent: there was none since the credential came in.
+    #[prost(message, optional, tag = "18")]
+    pub last_test: ::core::option::Option<LastTest>,
 }
 /// CreateConnectionRequest connects an account.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1244,6 +1272,9 @@ pub struct ListConnectionsRequest {
     /// The next_page_token of the page before. The other fields must be what they were then.
     #[prost(string, tag = "7")]
     pub page_token: ::prost::alloc::string::String,
+    /// Only those whose last test went in one of these ways. Empty: in any, or was never made.
+    #[prost(enumeration = "TestOutcome", repeated, tag = "8")]
+    pub last_test_outcomes: ::prost::alloc::vec::Vec<i32>,
 }
 /// ListConnectionsResponse is a page of connections.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1363,6 +1394,23 @@ pub struct DeleteConnectionResponse {
     #[prost(message, optional, tag = "1")]
     pub connection: ::core::option::Option<Connection>,
 }
+/// TestConnectionRequest tries a connection's credential.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TestConnectionRequest {
+    /// The tenant.
+    #[prost(string, tag = "1")]
+    pub organization_id: ::prost::alloc::string::String,
+    /// Which connection.
+    #[prost(string, tag = "2")]
+    pub connection_id: ::prost::alloc::string::String,
+}
+/// TestConnectionResponse is the connection, and how the test went.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TestConnectionResponse {
+    /// The connection, with its last_test.
+    #[prost(message, optional, tag = "1")]
+    pub connection: ::core::option::Option<Connection>,
+}
 /// WatchConnectionsRequest asks to be told of changes.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchConnectionsRequest {
@@ -1433,6 +1481,59 @@ impl ConnectionState {
                 Some(Self::ReauthorizationRequired)
             }
             "CONNECTION_STATE_DELETED" => Some(Self::Deleted),
+            _ => None,
+        }
+    }
+}
+/// TestOutcome says what a provider's answer says about a credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TestOutcome {
+    /// Not said.
+    Unspecified = 0,
+    /// The provider takes it.
+    Good = 1,
+    /// The provider says that it is wrong, revoked or expired. To try it again is of no use.
+    Dead = 2,
+    /// The provider knows it, and does not let it do this.
+    Forbidden = 3,
+    /// Too many requests; ask later.
+    Limited = 4,
+    /// The provider does not work at present, or cannot be reached; ask later.
+    Unavailable = 5,
+    /// Nothing that the provider's definition knows.
+    Unclear = 6,
+    /// The provider was not asked: its address may not be called.
+    Refused = 7,
+}
+impl TestOutcome {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TEST_OUTCOME_UNSPECIFIED",
+            Self::Good => "TEST_OUTCOME_GOOD",
+            Self::Dead => "TEST_OUTCOME_DEAD",
+            Self::Forbidden => "TEST_OUTCOME_FORBIDDEN",
+            Self::Limited => "TEST_OUTCOME_LIMITED",
+            Self::Unavailable => "TEST_OUTCOME_UNAVAILABLE",
+            Self::Unclear => "TEST_OUTCOME_UNCLEAR",
+            Self::Refused => "TEST_OUTCOME_REFUSED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TEST_OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
+            "TEST_OUTCOME_GOOD" => Some(Self::Good),
+            "TEST_OUTCOME_DEAD" => Some(Self::Dead),
+            "TEST_OUTCOME_FORBIDDEN" => Some(Self::Forbidden),
+            "TEST_OUTCOME_LIMITED" => Some(Self::Limited),
+            "TEST_OUTCOME_UNAVAILABLE" => Some(Self::Unavailable),
+            "TEST_OUTCOME_UNCLEAR" => Some(Self::Unclear),
+            "TEST_OUTCOME_REFUSED" => Some(Self::Refused),
             _ => None,
         }
     }
@@ -1761,10 +1862,41 @@ pub mod connection_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// TestConnection makes a real call to the provider with the connection's credential: one that costs nothing and
+        /// changes nothing there. What came of it is kept as last_test; the connection's state stays as it is. Where
+        /// the provider tells whose account it is, that is learned. Fails with CONNECTION_NOT_FOUND,
+        /// CONNECTION_DELETED, CONNECTION_PENDING, TEST_NOT_AVAILABLE, RATE_LIMITED or CREDENTIAL_UNREADABLE; a
+        /// provider that refuses or cannot be reached is no failure, but an answer.
+        pub async fn test_connection(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TestConnectionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TestConnectionResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyholder.v1.ConnectionService/TestConnection",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("keyholder.v1.ConnectionService", "TestConnection"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// WatchConnections sends every connection of an organization as it is now, deleted ones left out, then a
         /// message without a connection, then each connection again whenever it changes. Several changes in quick
         /// succession may arrive as one. With a resume token it sends only what changed since, deletions too. The
-        /// stream ends when the server drains; resume it with the last token.
+        /// stream ends when the server drains or the caller's certificate expires; resume it with the last token.
         pub async fn watch_connections(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchConnectionsRequest>,
@@ -1879,6 +2011,18 @@ pub mod connection_service_server {
             tonic::Response<super::DeleteConnectionResponse>,
             tonic::Status,
         >;
+        /// TestConnection makes a real call to the provider with the connection's credential: one that costs nothing and
+        /// changes nothing there. What came of it is kept as last_test; the connection's state stays as it is. Where
+        /// the provider tells whose account it is, that is learned. Fails with CONNECTION_NOT_FOUND,
+        /// CONNECTION_DELETED, CONNECTION_PENDING, TEST_NOT_AVAILABLE, RATE_LIMITED or CREDENTIAL_UNREADABLE; a
+        /// provider that refuses or cannot be reached is no failure, but an answer.
+        async fn test_connection(
+            &self,
+            request: tonic::Request<super::TestConnectionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TestConnectionResponse>,
+            tonic::Status,
+        >;
         /// Server streaming response type for the WatchConnections method.
         type WatchConnectionsStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<
@@ -1891,7 +2035,7 @@ pub mod connection_service_server {
         /// WatchConnections sends every connection of an organization as it is now, deleted ones left out, then a
         /// message without a connection, then each connection again whenever it changes. Several changes in quick
         /// succession may arrive as one. With a resume token it sends only what changed since, deletions too. The
-        /// stream ends when the server drains; resume it with the last token.
+        /// stream ends when the server drains or the caller's certificate expires; resume it with the last token.
         async fn watch_connections(
             &self,
             request: tonic::Request<super::WatchConnectionsRequest>,
@@ -2352,6 +2496,52 @@ pub mod connection_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/keyholder.v1.ConnectionService/TestConnection" => {
+                    #[allow(non_camel_case_types)]
+                    struct TestConnectionSvc<T: ConnectionService>(pub Arc<T>);
+                    impl<
+                        T: ConnectionService,
+                    > tonic::server::UnaryService<super::TestConnectionRequest>
+                    for TestConnectionSvc<T> {
+                        type Response = super::TestConnectionResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TestConnectionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ConnectionService>::test_connection(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TestConnectionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/keyholder.v1.ConnectionService/WatchConnections" => {
                     #[allow(non_camel_case_types)]
                     struct WatchConnectionsSvc<T: ConnectionService>(pub Arc<T>);
@@ -2766,8 +2956,9 @@ pub struct CheckAccessRequest {
     /// The scopes that are needed.
     #[prost(string, repeated, tag = "5")]
     pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// As which workload to judge: a SPIFFE ID. Empty: as the caller. Only a manager or operator may name
-    /// another workload than its own.
+    /// As which workload to judge: a SPIFFE ID; then everything is judged as ResolveCredential would. Empty: as the
+    /// caller; for a manager or operator, which can resolve nothing itself, that leaves its policy aside. Only a
+    /// manager or operator may name another workload than its own.
     #[prost(string, tag = "6")]
     pub workload: ::prost::alloc::string::String,
     /// What is meant.

@@ -73,5 +73,6 @@ const fn kind(kind: AuditKind) -> v1::AuditEventKind {
         AuditKind::ConnectionDeleted => v1::AuditEventKind::ConnectionDeleted,
         AuditKind::GrantCreated => v1::AuditEventKind::GrantCreated,
         AuditKind::GrantRevoked => v1::AuditEventKind::GrantRevoked,
+        AuditKind::ConnectionTested => v1::AuditEventKind::ConnectionTested,
     }
 }

@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 
 use keyholder_broker::{ConnectionFilter, ConnectionUpdate, CreateConnection, WatchFilter};
 use keyholder_domain::{
-    Account, AuthMethod, Connection, ConnectionId, ConnectionState, Labels, OrganizationId, Principal,
-    ProviderId, Scopes, Text,
+    Account, AuthMethod, Connection, ConnectionId, ConnectionState, Labels, LastTest, OrganizationId,
+    Principal, ProviderId, Scopes, TestClass, Text,
 };
 use keyholder_proto::v1;
 use keyholder_vault::SecretString;
@@ -34,6 +34,29 @@ pub fn connection(connection: Connection) -> v1::Connection {
         create_time: Some(timestamp(connection.create_time)),
         update_time: Some(timestamp(connection.update_time)),
         etag: to_etag(connection.generation),
+        last_test: connection.last_test.map(last_test),
+    }
+}
+
+fn last_test(test: LastTest) -> v1::LastTest {
+    v1::LastTest {
+        time: Some(timestamp(test.time)),
+        ok: test.class == TestClass::Good,
+        http_status: test.http_status.map(i32::from).unwrap_or_default(),
+        outcome: outcome(test.class).into(),
+        summary: test.summary.as_str().to_owned(),
+    }
+}
+
+const fn outcome(class: TestClass) -> v1::TestOutcome {
+    match class {
+        TestClass::Good => v1::TestOutcome::Good,
+        TestClass::Dead => v1::TestOutcome::Dead,
+        TestClass::Forbidden => v1::TestOutcome::Forbidden,
+        TestClass::Limited => v1::TestOutcome::Limited,
+        TestClass::Unavailable => v1::TestOutcome::Unavailable,
+        TestClass::Unclear => v1::TestOutcome::Unclear,
+        TestClass::Refused => v1::TestOutcome::Refused,
     }
 }
 
@@ -129,11 +152,19 @@ pub fn connection_filter(
     let tokens = PageToken::of("ListConnections", &request);
     let page = tokens.read(&mut reader, size, &token, |text| ConnectionId::parse(text).ok());
     let states = read_states(&mut reader, &request.states);
+    let mut last_test_classes = Vec::new();
+    for number in &request.last_test_outcomes {
+        match TestClass::ALL.into_iter().find(|class| i32::from(outcome(*class)) == *number) {
+            Some(class) => last_test_classes.push(class),
+            None => reader.wrong("last_test_outcomes", "has a value that is not an outcome"),
+        }
+    }
     let filter = ConnectionFilter {
         owner: reader.optional("owner", &request.owner, Principal::parse),
         provider_id: reader.optional("provider_id", &request.provider_id, ProviderId::parse),
         account_id: reader.optional("account_id", &request.account_id, Text::parse),
         states,
+        last_test_classes,
         after: page.after,
         limit: page.size + 1,
     };
@@ -159,8 +190,9 @@ pub fn resumed(reader: &mut Reader, organization_id: &OrganizationId, token: &st
     if token.is_empty() {
         return None;
     }
-    let place =
-        feed(organization_id).decode(token).and_then(|text| text.parse().ok()).filter(|place| *place >= 0);
+    let place = feed(organization_id).decode(token).and_then(|text| text.parse().ok());
+    // One spelling only: what we would have written.
+    let place = place.filter(|place| *place >= 0 && resume_token(organization_id, *place) == token);
     if place.is_none() {
         reader.wrong("resume_token", "is not a token of this feed; begin without one");
     }

@@ -7,6 +7,9 @@ use zeroize::Zeroizing;
 
 use crate::problem::Problem;
 
+/// How many things that are wrong with one request are told.
+const MAX_ERRORS: usize = 20;
+
 /// Reads the fields of a request and collects what is wrong with them.
 #[derive(Debug, Default)]
 pub struct Reader {
@@ -21,6 +24,10 @@ impl Reader {
 
     /// Notes that a field is wrong.
     pub fn wrong(&mut self, field: impl Into<String>, problem: impl Display) {
+        // Enough to mend the request by; a request with a million faults must not cost a million answers.
+        if self.errors.len() >= MAX_ERRORS {
+            return;
+        }
         self.errors.push(FieldError::invalid(field, problem.to_string()));
     }
 

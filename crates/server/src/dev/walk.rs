@@ -36,10 +36,7 @@ pub(super) async fn walk(grpc: SocketAddr, pki: &DevPki, postgres: &PrivatePostg
     let mut resolving = GrantServiceClient::new(open("gateway")?);
     let mut auditing = AuditServiceClient::new(open("auditor")?);
     // A made-up key, another one each time: the same key of the same owner would be refused as connected already.
-    let key = format!(
-        "sk-demo-{}",
-        random_bytes::<8>().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-    );
+    let key = format!("sk-demo-{}", random_hex());
 
     say(&format!(
         "\n1. Connect. The console puts {OWNER}'s OpenAI key {key} into the organization {ORGANIZATION}."
@@ -177,20 +174,24 @@ fn print_by_hand(grpc: SocketAddr, dir: &Path, connection: &str, grant: &str) {
     let resolve = format!(r#"{{{organization},"actor":"{AGENT}","connection_id":"{connection}"}}"#);
     call("gateway", "GrantService/ResolveCredential", &resolve);
     call("console", "GrantService/RevokeGrant", &format!(r#"{{{organization},"grant_id":"{grant}"}}"#));
+    // Another owner each time, so that the lines work again after a restart: all of it is kept.
+    let (owner, key) = (format!("site:shop-{}", random_hex()), format!("sk_test_{}", random_hex()));
     let connect = format!(
-        r#"{{{organization},"owner":"{OWNER}","provider_id":"stripe","credentials":{{"token":"sk_test_made_up"}}}}"#
+        r#"{{{organization},"owner":"{owner}","provider_id":"stripe","credentials":{{"token":"{key}"}}}}"#
     );
     call("console", "ConnectionService/CreateConnection", &connect);
-    let give = format!(
-        r#"{{{organization},"grantee":"{AGENT}","selector":{{"owner":"{OWNER}","provider_id":"stripe"}}}}"#
-    );
+    let selector = format!(r#""owner":"{owner}","provider_id":"stripe""#);
+    let give = format!(r#"{{{organization},"grantee":"{AGENT}","selector":{{{selector}}}}}"#);
     call("console", "GrantService/CreateGrant", &give);
-    let by_provider =
-        format!(r#"{{{organization},"actor":"{AGENT}","provider":{{"provider_id":"stripe"}}}}"#);
+    let by_provider = format!(r#"{{{organization},"actor":"{AGENT}","provider":{{{selector}}}}}"#);
     call("gateway", "GrantService/ResolveCredential", &by_provider);
     call("auditor", "AuditService/ListAuditEvents", &format!("{{{organization}}}"));
 }
 
 fn failed(step: &'static str) -> impl FnOnce(tonic::Status) -> DevError {
     move |status| DevError::Walk(step, Box::new(status))
+}
+
+fn random_hex() -> String {
+    random_bytes::<4>().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,4 +1,5 @@
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use keyholder_broker::{BrokerError, Watched};
@@ -152,6 +153,18 @@ impl ConnectionService for Services {
         Ok(Response::new(v1::DeleteConnectionResponse { connection: answer(&call, deleted)? }))
     }
 
+    async fn test_connection(
+        &self,
+        request: Request<v1::TestConnectionRequest>,
+    ) -> Result<Response<v1::TestConnectionResponse>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let named = Named::read(&call, Reader::new(), "", &message.connection_id, "")?;
+        let tested = as_caller!(call, organization_id, None, |caller| {
+            self.broker.test_connection(&caller, named.id).await
+        });
+        Ok(Response::new(v1::TestConnectionResponse { connection: answer(&call, tested)? }))
+    }
+
     type WatchConnectionsStream =
         Pin<Box<dyn Stream<Item = Result<v1::WatchConnectionsResponse, Status>> + Send>>;
 
@@ -167,15 +180,21 @@ impl ConnectionService for Services {
         });
         let watch = watch.map_err(|error| call.broke(error))?;
         let mut draining = self.draining.clone();
+        let certificate = call.peer().not_after() - self.broker.now();
+        let certificate = Duration::try_from(certificate).unwrap_or_default();
         let messages = watch.map(move |watched| match watched {
             Ok(watched) => Ok(watch_response(&organization_id, watched)),
             Err(error) => Err(call.broke(error)),
         });
-        let drained = async move {
-            // An error means that the server is gone, which is the end of the stream too.
-            draining.wait_for(|draining| *draining).await.ok();
+        let end = async move {
+            tokio::select! {
+                // An error means that the server is gone, which is the end of the stream too.
+                _ = draining.wait_for(|draining| *draining) => {}
+                // A stream must not outlive the certificate that it was opened with.
+                () = tokio::time::sleep(certificate) => {}
+            }
         };
-        Ok(Response::new(Box::pin(messages.take_until(Box::pin(drained)))))
+        Ok(Response::new(Box::pin(messages.take_until(Box::pin(end)))))
     }
 }
 

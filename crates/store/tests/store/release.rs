@@ -38,6 +38,11 @@ async fn nothing_is_recorded_once_anything_has_changed() {
     let owned = Right::Ownership;
     for (table, change, back) in [
         ("connections", "generation = 2", "generation = 1"),
+        (
+            "connections",
+            "update_time = update_time + interval '1 second'",
+            "update_time = update_time - interval '1 second'",
+        ),
         ("connections", "state = 'DISABLED'", "state = 'ACTIVE'"),
         ("connections", "state = 'REAUTHORIZATION_REQUIRED'", "state = 'ACTIVE'"),
         ("grants", "generation = 2", "generation = 1"),

@@ -1,0 +1,227 @@
+//! What Keyholder says to providers, and where it refuses to go.
+
+use std::fs;
+use std::process::Command;
+
+use keyholder_proto::v1::{self, TestOutcome};
+use tonic::Code;
+
+use crate::harness::{ACME, World, assert_refused, binary, fields, log_lines, openai};
+use crate::provider::Provider;
+
+/// A world whose catalog has a provider on this machine.
+fn world() -> (World, Provider) {
+    let mut provider = None;
+    let world = World::start_with(|authority, dir| {
+        let started = provider.insert(Provider::start(authority));
+        let port = started.address.port();
+        fs::create_dir(dir.join("providers")).unwrap();
+        let definition = format!(
+            "id: local\nname: Local\ndocumentation_url: https://example.com/docs\nfacts_checked: 2026-11-22\n\
+             base_url: https://localhost:{port}/v1\nauth_methods:\n  - method: api_key\n    title: API key\n    \
+             fields:\n      - name: api_key\n        title: Key\n        secret: true\n    http:\n      headers:\n        \
+             Authorization: Bearer {{credential.api_key}}\n    test:\n      request: GET /me\n      good: [200]\n      \
+             dead: [401]\n      forbidden: [403]\n      account:\n        id: /id\n        name: /name\n        email: /email\n"
+        );
+        fs::write(dir.join("providers/local.yaml"), definition).unwrap();
+        format!(
+            "[catalog]\ndirectory = \"providers\"\n[egress]\nroots = \"ca.pem\"\n[danger]\negress = [\"localhost:{port}\"]\n"
+        )
+    });
+    (world, provider.unwrap())
+}
+
+async fn connect(world: &World, key: &str) -> v1::Connection {
+    let request = v1::CreateConnectionRequest { provider_id: "local".into(), ..openai("user:ada", key) };
+    world.connections().create_connection(request).await.unwrap().into_inner().connection.unwrap()
+}
+
+fn test_request(connection: &v1::Connection) -> v1::TestConnectionRequest {
+    v1::TestConnectionRequest {
+        organization_id: ACME.into(),
+        connection_id: connection.connection_id.clone(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_tells_good_dead_forbidden_limited_and_unavailable_apart() {
+    let (world, provider) = world();
+    for (key, outcome, status) in [
+        ("sk-good", TestOutcome::Good, 200),
+        ("sk-dead", TestOutcome::Dead, 401),
+        ("sk-forbidden", TestOutcome::Forbidden, 403),
+        ("sk-limited", TestOutcome::Limited, 429),
+        ("sk-broken", TestOutcome::Unavailable, 500),
+        ("sk-teapot", TestOutcome::Unclear, 418),
+    ] {
+        let made = connect(&world, key).await;
+        let tested = world.connections().test_connection(test_request(&made)).await.unwrap().into_inner();
+        let tested = tested.connection.unwrap();
+        let last = tested.last_test.clone().unwrap();
+        assert_eq!((last.outcome(), last.http_status, last.ok), (outcome, status, status == 200), "{key}");
+        assert!(!last.summary.is_empty() && !last.summary.contains("PROVIDER-TEXT"), "{}", last.summary);
+        assert_eq!(
+            (tested.state(), &tested.etag),
+            (made.state(), &made.etag),
+            "a test changes neither state nor etag"
+        );
+        let read = v1::GetConnectionRequest {
+            organization_id: ACME.into(),
+            connection_id: made.connection_id.clone(),
+        };
+        let read = world.connections().get_connection(read).await.unwrap().into_inner().connection.unwrap();
+        assert_eq!(read.last_test, Some(last));
+        assert!(
+            provider.last_request().contains(&format!("authorization: Bearer {key}\r\n")),
+            "{}",
+            provider.last_request()
+        );
+        let account = read.account.unwrap();
+        let learned = (account.id.as_str(), account.name.as_str(), account.email.as_str());
+        let expected = if status == 200 { ("account-7", "Ada", "ada@example.org") } else { ("", "", "") };
+        assert_eq!(learned, expected, "{key}");
+    }
+    let list = v1::ListConnectionsRequest {
+        organization_id: ACME.into(),
+        last_test_outcomes: vec![TestOutcome::Dead.into(), TestOutcome::Limited.into()],
+        ..Default::default()
+    };
+    let found = world.connections().list_connections(list).await.unwrap().into_inner().connections;
+    let outcomes: Vec<TestOutcome> =
+        found.iter().map(|found| found.last_test.as_ref().unwrap().outcome()).collect();
+    assert_eq!(outcomes, [TestOutcome::Dead, TestOutcome::Limited]);
+    let tested = world.sql(
+        "SELECT string_agg(reason, ' ' ORDER BY audit_event_id) FROM audit_events
+                            WHERE kind = 'CONNECTION_TESTED'",
+    );
+    assert_eq!(tested, "GOOD DEAD FORBIDDEN LIMITED UNAVAILABLE UNCLEAR");
+    let log = fs::read_to_string(&world.server.log).unwrap();
+    assert!(
+        !log.contains("PROVIDER-TEXT") && !log.contains("sk-"),
+        "the provider's words and the keys stay out of the log"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_tested_again_only_after_a_pause() {
+    let (world, provider) = world();
+    let made = connect(&world, "sk-good").await;
+    world.connections().test_connection(test_request(&made)).await.unwrap();
+    let refused = world.connections().test_connection(test_request(&made)).await;
+    assert_refused(refused, Code::ResourceExhausted, "RATE_LIMITED");
+    assert_eq!(provider.requests(), 1);
+    world.sql("UPDATE connections SET test_claim_time = test_claim_time - interval '11 seconds'");
+    world.connections().test_connection(test_request(&made)).await.unwrap();
+    assert_eq!(provider.requests(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_credential_has_not_been_tested() {
+    let (world, _provider) = world();
+    let made = connect(&world, "sk-dead").await;
+    world.connections().test_connection(test_request(&made)).await.unwrap();
+    let replace = v1::ReplaceCredentialsRequest {
+        organization_id: ACME.into(),
+        connection_id: made.connection_id.clone(),
+        credentials: [("api_key".to_owned(), "sk-good".to_owned())].into(),
+        etag: String::new(),
+    };
+    let replaced =
+        world.connections().replace_credentials(replace).await.unwrap().into_inner().connection.unwrap();
+    assert_eq!(replaced.last_test, None);
+    let read = v1::GetConnectionRequest { organization_id: ACME.into(), connection_id: made.connection_id };
+    let read = world.connections().get_connection(read).await.unwrap().into_inner().connection.unwrap();
+    assert_eq!(read.last_test, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_asked_is_an_answer_and_never_a_dead_key() {
+    let (world, provider) = world();
+    let made = connect(&world, "sk-redirect").await;
+    let tested = world.connections().test_connection(test_request(&made)).await.unwrap().into_inner();
+    let last = tested.connection.unwrap().last_test.unwrap();
+    assert_eq!((last.outcome(), last.http_status), (TestOutcome::Refused, 0), "a redirect is not followed");
+    drop(provider);
+    let made = connect(&world, "sk-good").await;
+    let tested = world.connections().test_connection(test_request(&made)).await.unwrap().into_inner();
+    let last = tested.connection.unwrap().last_test.unwrap();
+    assert_eq!((last.outcome(), last.ok), (TestOutcome::Unavailable, false));
+    let named = log_lines(&world.server.log).iter().any(|line| line["reason"] == "unreachable");
+    assert!(named, "the log names the reason");
+}
+
+#[tokio::test]
+async fn what_has_no_test_says_so() {
+    let world = World::start();
+    let request = v1::CreateConnectionRequest {
+        provider_id: "custom".into(),
+        credentials: [("secret".to_owned(), "x".to_owned())].into(),
+        ..openai("user:ada", "")
+    };
+    let made = world.connections().create_connection(request).await.unwrap().into_inner().connection.unwrap();
+    let refused = world.connections().test_connection(test_request(&made)).await;
+    assert_refused(refused, Code::FailedPrecondition, "TEST_NOT_AVAILABLE");
+}
+
+#[tokio::test]
+async fn a_url_that_may_never_be_called_is_refused_where_it_enters() {
+    let world = World::start();
+    for url in [
+        "https://10.0.0.1/v1",
+        "https://127.0.0.1/v1",
+        "https://169.254.169.254/latest",
+        "https://localhost/v1",
+        "https://[::1]/v1",
+        "https://metadata.internal/v1",
+        "https://api.example.com:22/v1",
+        "https://2130706433/",
+        "http://api.example.com/v1",
+    ] {
+        let request = v1::CreateConnectionRequest {
+            provider_id: "openai-compatible".into(),
+            config: [("base_url".to_owned(), url.to_owned())].into(),
+            ..openai("user:ada", "sk-ada")
+        };
+        let refused = world.connections().create_connection(request).await;
+        let status = assert_refused(refused, Code::InvalidArgument, "URL_NOT_ALLOWED");
+        assert_eq!(fields(&status), ["config.base_url"], "{url}");
+    }
+    assert_eq!(world.sql("SELECT count(*) FROM connections"), "0");
+}
+
+#[tokio::test]
+async fn a_stored_url_that_the_rules_no_longer_allow_releases_nothing() {
+    let world = World::start();
+    let request = v1::CreateConnectionRequest {
+        provider_id: "openai-compatible".into(),
+        config: [("base_url".to_owned(), "https://api.example.com/v1".to_owned())].into(),
+        ..openai("user:ada", "sk-ada")
+    };
+    let made = world.connections().create_connection(request).await.unwrap().into_inner().connection.unwrap();
+    world.sql(r#"UPDATE connections SET config = '{"base_url": "https://10.0.0.1/v1"}', generation = generation + 1"#);
+    let refused = world
+        .grants("gateway")
+        .resolve_credential(crate::harness::resolve_request("user:ada", &made.connection_id))
+        .await;
+    assert_refused(refused, Code::InvalidArgument, "URL_NOT_ALLOWED");
+}
+
+#[test]
+fn egress_check_says_whether_and_why_not_and_calls_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    for (url, code, expected) in [
+        ("https://1.1.1.1/", 0, "allowed"),
+        ("https://10.0.0.1/", 1, "refused (private)"),
+        ("http://1.1.1.1/", 1, "refused (scheme)"),
+        ("https://user:secret-canary@1.1.1.1/", 1, "refused (user_info)"),
+    ] {
+        let output = Command::new(binary())
+            .args(["egress", "check", "--", url])
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{url}: {text}");
+        assert!(text.starts_with(expected) && !text.contains("canary"), "{url}: {text}");
+    }
+}
