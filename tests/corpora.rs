@@ -12,6 +12,7 @@ type Check = fn(&[u8]);
 
 /// Every target. The fuzz crate is not built here, so its checks are.
 const CHECKS: &[(&str, Check)] = &[
+    ("egress_url", fuzz::egress_url::check),
     ("page_token", fuzz::page_token::check),
     ("principal_scope_ids", fuzz::principal_scope_ids::check),
     ("provider_definition", fuzz::provider_definition::check),

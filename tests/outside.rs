@@ -6,7 +6,7 @@ use std::process::Command;
 use keyholder_proto::v1::{self, TestOutcome};
 use tonic::Code;
 
-use crate::harness::{ACME, World, assert_refused, binary, fields, log_lines, openai};
+use crate::harness::{ACME, World, assert_refused, binary, fields, http_get, log_lines, openai};
 use crate::provider::Provider;
 
 /// A world whose catalog has a provider on this machine.
@@ -146,8 +146,14 @@ async fn what_cannot_be_asked_is_an_answer_and_never_a_dead_key() {
     let tested = world.connections().test_connection(test_request(&made)).await.unwrap().into_inner();
     let last = tested.connection.unwrap().last_test.unwrap();
     assert_eq!((last.outcome(), last.ok), (TestOutcome::Unavailable, false));
-    let named = log_lines(&world.server.log).iter().any(|line| line["reason"] == "unreachable");
-    assert!(named, "the log names the reason");
+    let lines = log_lines(&world.server.log);
+    assert!(lines.iter().any(|line| line["reason"] == "unreachable"), "the log names the reason");
+    let warned = |line: &serde_json::Value| {
+        line["level"] == "WARN" && line["message"].as_str().is_some_and(|text| text.contains("[danger]"))
+    };
+    assert!(lines.iter().any(warned), "the log warns of the entry at every start");
+    let metrics = http_get(world.server.admin, "/metrics").1;
+    assert!(metrics.contains(r#"keyholder_egress_failures{reason="unreachable"} 1"#), "{metrics}");
 }
 
 #[tokio::test]
@@ -224,4 +230,42 @@ fn egress_check_says_whether_and_why_not_and_calls_nothing() {
         assert_eq!(output.status.code(), Some(code), "{url}: {text}");
         assert!(text.starts_with(expected) && !text.contains("canary"), "{url}: {text}");
     }
+}
+
+#[tokio::test]
+async fn the_clear_is_for_danger_entries_only() {
+    let entries = "[danger]\negress = [\"127.0.0.1:9\"]\n";
+    let world = World::start_with(|_, _| entries.to_owned());
+    let connect = async |url: &str| {
+        let request = v1::CreateConnectionRequest {
+            provider_id: "openai-compatible".into(),
+            config: [("base_url".to_owned(), url.to_owned())].into(),
+            ..openai("user:ada", &format!("sk-{}", url.len()))
+        };
+        world.connections().create_connection(request).await
+    };
+    connect("http://127.0.0.1:9/v1").await.unwrap();
+    for url in ["http://127.0.0.1:10/v1", "http://localhost:9/v1", "http://example.com:9/v1"] {
+        assert_refused(connect(url).await, Code::InvalidArgument, "URL_NOT_ALLOWED");
+    }
+}
+
+#[test]
+fn a_definition_whose_base_url_may_not_be_called_is_refused_at_start() {
+    let world = World::start();
+    let dir = world.dir.path().join("providers");
+    fs::create_dir(&dir).unwrap();
+    let good =
+        fs::read_to_string(crate::harness::root().join("crates/catalog/providers/openai.yaml")).unwrap();
+    fs::write(dir.join("openai.yaml"), good.replace("https://api.openai.com/v1", "https://10.0.0.1/v1"))
+        .unwrap();
+    let output = Command::new(binary())
+        .arg("check-config")
+        .current_dir(world.dir.path())
+        .env("DATABASE_URL", world.postgres.url(crate::harness::DATABASE))
+        .env("KEYHOLDER_CATALOG__DIRECTORY", &dir)
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("openai") && error.contains("private"), "{error}");
 }

@@ -4,6 +4,7 @@
 //! `seeds/<name>/`; what the fuzzer finds on the way goes to `corpus/`, which is not committed. An input that broke
 //! something is committed as a seed when it is mended: the seeds are also checked by `cargo test`.
 
+pub mod egress_url;
 pub mod page_token;
 pub mod principal_scope_ids;
 pub mod provider_definition;

@@ -23,6 +23,7 @@ mod resolve;
 mod test;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use keyholder_catalog::Catalog;
@@ -100,6 +101,11 @@ impl Broker {
     /// The present moment, by the broker's clock.
     pub fn now(&self) -> Timestamp {
         self.0.clock.now()
+    }
+
+    /// How many calls to providers did not come to an answer, by reason.
+    pub fn egress_failures(&self) -> BTreeMap<&'static str, u64> {
+        self.0.upstream.failures()
     }
 
     /// How many lookups the cache answered, and how many it could not.

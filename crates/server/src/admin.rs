@@ -45,7 +45,11 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static str) {
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    let text = admin.metrics.encode(admin.broker.store().pool_use(), admin.broker.cache_use());
+    let text = admin.metrics.encode(
+        admin.broker.store().pool_use(),
+        admin.broker.cache_use(),
+        &admin.broker.egress_failures(),
+    );
     match text {
         Ok(text) => (
             StatusCode::OK,

@@ -25,6 +25,8 @@ struct Inner {
 /// What the log line of a call says; each is set at most once.
 #[derive(Debug, Default)]
 pub struct Facts {
+    /// The caller's id of an idempotent request.
+    pub request_id: OnceLock<String>,
     /// The tenant.
     pub organization_id: OnceLock<String>,
     /// As whom.

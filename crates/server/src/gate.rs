@@ -218,6 +218,7 @@ fn log(method: &Method, call: &Call, code: Code, took: Duration) {
     tracing::info!(
         method = method.path,
         workload = %call.peer().workload(),
+        request_id = facts.request_id.get(),
         organization_id = facts.organization_id.get(),
         actor = facts.actor.get(),
         provider_id = facts.provider_id.get(),

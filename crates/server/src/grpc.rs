@@ -7,7 +7,7 @@ mod providers;
 
 use std::sync::Arc;
 
-use keyholder_broker::Broker;
+use keyholder_broker::{Broker, Idempotency};
 use keyholder_catalog::Provider;
 use keyholder_domain::{OrganizationId, Principal, ProviderId};
 use tonic::{Request, Status};
@@ -94,4 +94,10 @@ impl Services {
 fn note_connection(call: &Call, connection: &keyholder_domain::Connection) {
     note(&call.facts().connection_id, connection.id);
     note(&call.facts().provider_id, &connection.provider_id);
+}
+
+fn note_request(call: &Call, idempotency: Option<&Idempotency>) {
+    if let Some(idempotency) = idempotency {
+        note(&call.facts().request_id, idempotency.request_id.as_str());
+    }
 }

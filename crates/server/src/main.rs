@@ -53,10 +53,10 @@ enum EgressCommand {
     },
 }
 
-/// The file whose `[egress]` counts; without one, the defaults do.
+/// The file whose settings count; without one, the defaults do.
 #[derive(Debug, clap::Args)]
 struct OptionalConfigFile {
-    /// The configuration file, for its [egress] and [danger].
+    /// The configuration file, for its settings of egress and danger.
     #[arg(long, env = "KEYHOLDER_CONFIG")]
     config: Option<PathBuf>,
 }

@@ -1,5 +1,6 @@
 //! What is counted. No label grows with users: methods, codes and reasons are fixed sets.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -57,6 +58,7 @@ pub struct Metrics {
     pool_idle: Gauge,
     cache_hits: Gauge,
     cache_misses: Gauge,
+    egress_failures: Family<ReasonLabels, Gauge>,
 }
 
 impl Default for Metrics {
@@ -82,6 +84,7 @@ impl Metrics {
             pool_idle: Gauge::default(),
             cache_hits: Gauge::default(),
             cache_misses: Gauge::default(),
+            egress_failures: Family::default(),
         };
         metrics.register();
         metrics
@@ -100,6 +103,11 @@ impl Metrics {
         );
         registry.register("database_connections_open", "Open database connections", self.pool_open.clone());
         registry.register("database_connections_idle", "Idle database connections", self.pool_idle.clone());
+        registry.register(
+            "egress_failures",
+            "Calls to providers that did not come to an answer, by reason",
+            self.egress_failures.clone(),
+        );
         registry.register("lookup_cache_hits", "Lookups that the cache answered", self.cache_hits.clone());
         registry.register(
             "lookup_cache_misses",
@@ -136,8 +144,16 @@ impl Metrics {
     }
 
     /// The counters as OpenMetrics text.
-    pub fn encode(&self, pool: (u32, usize), cache: (u64, u64)) -> Result<String, fmt::Error> {
+    pub fn encode(
+        &self,
+        pool: (u32, usize),
+        cache: (u64, u64),
+        egress_failures: &BTreeMap<&'static str, u64>,
+    ) -> Result<String, fmt::Error> {
         let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        for (reason, number) in egress_failures {
+            self.egress_failures.get_or_create(&ReasonLabels { reason }).set(gauge(*number));
+        }
         self.pool_open.set(pool.0.into());
         self.pool_idle.set(gauge(pool.1 as u64));
         self.cache_hits.set(gauge(cache.0));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use keyholder_broker::{Broker, SchemaState, StoreError};
 use keyholder_catalog::{Catalog, LoadError};
 use keyholder_domain::{Clock, SystemClock};
+use keyholder_egress::{Egress, Refusal, Target};
 use keyholder_identity::{HandshakeLimits, incoming, server_config};
 use keyholder_proto::v1::audit_service_server::AuditServiceServer;
 use keyholder_proto::v1::connection_service_server::ConnectionServiceServer;
@@ -57,6 +58,9 @@ pub enum ServeError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A provider definition whose base URL may not be called.
+    #[error("the base URL of the provider {0} may not be called: {1}")]
+    Definition(String, Refusal),
     /// A key-encryption key that the database needs.
     #[error(
         "the database needs the encryption key {0}, which is not configured; KEYHOLDER_ENCRYPTION_KEYS_OLD and old under [keys] take keys that only open"
@@ -109,7 +113,9 @@ impl Listening {
         }
         let grpc = listen("grpc.listen", config.grpc.listen).await?;
         let admin = listen("admin.listen", config.admin.listen).await?;
-        let upstream = Upstream::new(config.egress()?);
+        let egress = config.egress()?;
+        check_definitions(&catalog, &egress)?;
+        let upstream = Upstream::new(egress);
         let broker = Broker::new(store, catalog, keys, upstream, Arc::clone(&clock));
         let listening = Self { grpc, admin, config, broker, metrics: Arc::new(Metrics::new()), clock };
         if let Ok((grpc, admin)) = listening.addresses() {
@@ -262,9 +268,8 @@ async fn set_health(health: &HealthReporter, serving: bool) {
 /// Checks everything that a configuration names: files, certificates, keys, definitions, the database.
 pub async fn check(config: &Config) -> Result<(), ServeError> {
     let directory = config.catalog.directory.as_ref().map(|directory| config.path(directory));
-    Catalog::load(directory.as_deref())?;
+    check_definitions(&Catalog::load(directory.as_deref())?, &config.egress()?)?;
     let keys = config.key_ring()?;
-    config.egress()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     server_config(config.server_certificate()?, config.trust_store()?, &config.policy, clock)?;
     let store = connect(config).await?;
@@ -273,6 +278,16 @@ pub async fn check(config: &Config) -> Result<(), ServeError> {
         SchemaState::Older => Err(StoreError::SchemaOlder.into()),
         SchemaState::Newer => Err(StoreError::SchemaNewer.into()),
     }
+}
+
+/// Holds the base URLs of provider definitions to the rules of the way out, as far as they need no lookup.
+fn check_definitions(catalog: &Catalog, egress: &Egress) -> Result<(), ServeError> {
+    for provider in catalog.iter() {
+        let Ok(Some(url)) = provider.render_base_url(&|_| None) else { continue };
+        let refused = |refusal: Refusal| ServeError::Definition(provider.id.to_string(), refusal);
+        Target::parse(&url, egress.rules()).map_err(refused)?;
+    }
+    Ok(())
 }
 
 /// Refuses to go on without a key that some organization's data key needs: better no server than one that cannot

@@ -38,6 +38,7 @@ impl Upstream {
                 }
             }
             Err(error) => {
+                self.count(error);
                 let class = match error {
                     EgressError::Refused(_) if !error.is_retryable() => TestClass::Refused,
                     _ => TestClass::Unavailable,

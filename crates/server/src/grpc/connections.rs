@@ -8,7 +8,7 @@ use keyholder_proto::v1;
 use keyholder_proto::v1::connection_service_server::ConnectionService;
 use tonic::{Request, Response, Status};
 
-use super::{Admitted, Services, admit, admit_inside, as_caller, note_connection};
+use super::{Admitted, Services, admit, admit_inside, as_caller, note_connection, note_request};
 use crate::call::{Call, note};
 use crate::convert::{self, Reader, etag};
 
@@ -48,6 +48,7 @@ impl ConnectionService for Services {
         let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
         let create = convert::create_connection(message).map_err(|problem| call.fail(problem))?;
         self.note_provider(&call, &create.provider_id);
+        note_request(&call, create.idempotency.as_ref());
         let made = as_caller!(call, organization_id, None, |caller| {
             self.broker.create_connection(&caller, create).await
         });

@@ -7,7 +7,7 @@ use keyholder_proto::v1;
 use keyholder_proto::v1::grant_service_server::GrantService;
 use tonic::{Request, Response, Status};
 
-use super::{Admitted, Services, admit, as_caller};
+use super::{Admitted, Services, admit, as_caller, note_request};
 use crate::call::{Call, may_use, note};
 use crate::convert::{self, AskFields, Reader, etag};
 use crate::problem::Problem;
@@ -23,6 +23,7 @@ impl GrantService for Services {
     ) -> Result<Response<v1::CreateGrantResponse>, Status> {
         let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
         let create = convert::create_grant(message).map_err(|problem| call.fail(problem))?;
+        note_request(&call, create.idempotency.as_ref());
         match &create.target {
             GrantTarget::Connection(id) => note(&call.facts().connection_id, id),
             GrantTarget::Selector { provider_id, .. } => self.note_provider(&call, provider_id),
