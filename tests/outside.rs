@@ -230,6 +230,21 @@ fn egress_check_says_whether_and_why_not_and_calls_nothing() {
         assert_eq!(output.status.code(), Some(code), "{url}: {text}");
         assert!(text.starts_with(expected) && !text.contains("canary"), "{url}: {text}");
     }
+    // A name server that nobody answers for: this cannot be judged.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let config = format!(
+        "[grpc]\ncertificate = \"x\"\nkey = \"x\"\n[egress]\nnameservers = [\"{}\"]\ndeadlines = {{ resolve_ms = 50 }}\n",
+        silent.local_addr().unwrap()
+    );
+    fs::write(dir.path().join("keyholder.toml"), config).unwrap();
+    let output = Command::new(binary())
+        .args(["egress", "check", "--config", "keyholder.toml", "--", "https://api.example.com/"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.starts_with("cannot be judged"), "{text}");
 }
 
 #[tokio::test]
