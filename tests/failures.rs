@@ -2,6 +2,7 @@
 
 use keyholder_proto::v1;
 use keyholder_proto::v1::connection_service_client::ConnectionServiceClient;
+use keyholder_proto::v1::grant_service_client::GrantServiceClient;
 use keyholder_proto::v1::provider_service_client::ProviderServiceClient;
 use time::Duration;
 use tonic::Code;
@@ -9,6 +10,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::fault_proxy::FaultProxy;
 use crate::harness::{
     ACME, World, assert_refused, binary, eventually, http_get, openai, resolve_request, run,
 };
@@ -231,4 +233,30 @@ async fn a_request_with_a_million_faults_is_told_of_a_few() {
         "INVALID_FIELD",
     );
     assert!(status.details().len() < 6_000, "{} bytes", status.details().len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn database_connections_that_went_silent_are_given_up_and_replaced() {
+    let world = World::start();
+    let url = world.postgres.url(crate::harness::DATABASE);
+    let proxy = FaultProxy::start(&url);
+    let mut server = world.spawn("behind-a-proxy", &proxy.url(&url));
+    server.wait_for_log("serving");
+    let connection_id = world.connect("user:ada", "sk-ada").await;
+    let mut gateway = GrantServiceClient::new(world.channel_to(&server, "gateway"));
+    let resolve = || resolve_request("user:ada", &connection_id);
+    gateway.resolve_credential(resolve()).await.unwrap();
+
+    proxy.silence();
+    // Each call gives up on what it finds silent; nothing is released without an answer.
+    loop {
+        match gateway.resolve_credential(resolve()).await {
+            Ok(_) => break,
+            Err(status) => {
+                assert!(matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded), "{status:?}")
+            }
+        }
+    }
+    gateway.resolve_credential(resolve()).await.unwrap();
+    assert_eq!(http_get(server.admin, "/readyz").0, 200);
 }

@@ -17,6 +17,8 @@ mod dev;
 #[cfg(test)]
 mod failures;
 #[cfg(test)]
+mod fault_proxy;
+#[cfg(test)]
 mod flow;
 #[cfg(test)]
 mod harness;
