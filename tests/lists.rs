@@ -104,6 +104,7 @@ async fn replace(
         connection_id: connection_id.into(),
         credentials: credentials.collect(),
         etag: etag.into(),
+        ..Default::default()
     };
     let answer = world.connections().replace_credentials(request).await;
     answer.map(|answer| answer.into_inner().connection.unwrap())

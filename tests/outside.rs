@@ -110,7 +110,7 @@ async fn a_connection_is_tested_again_only_after_a_pause() {
     let refused = world.connections().test_connection(test_request(&made)).await;
     assert_refused(refused, Code::ResourceExhausted, "RATE_LIMITED");
     assert_eq!(provider.requests(), 1);
-    world.sql("UPDATE connections SET test_claim_time = test_claim_time - interval '11 seconds'");
+    world.sql("UPDATE connections SET test_claim_time = test_claim_time - interval '16 seconds'");
     world.connections().test_connection(test_request(&made)).await.unwrap();
     assert_eq!(provider.requests(), 2);
 }
@@ -124,7 +124,7 @@ async fn a_new_credential_has_not_been_tested() {
         organization_id: ACME.into(),
         connection_id: made.connection_id.clone(),
         credentials: [("api_key".to_owned(), "sk-good".to_owned())].into(),
-        etag: String::new(),
+        ..Default::default()
     };
     let replaced =
         world.connections().replace_credentials(replace).await.unwrap().into_inner().connection.unwrap();
@@ -283,4 +283,37 @@ fn a_definition_whose_base_url_may_not_be_called_is_refused_at_start() {
         .unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && error.contains("openai") && error.contains("private"), "{error}");
+}
+
+#[tokio::test]
+async fn nobody_without_the_credential_can_have_it_sent_elsewhere() {
+    let world = World::start();
+    let at = |url: &str| std::collections::BTreeMap::from([("base_url".to_owned(), url.to_owned())]);
+    let request = v1::CreateConnectionRequest {
+        provider_id: "openai-compatible".into(),
+        config: at("https://api.example.com/v1"),
+        ..openai("user:ada", "sk-ada")
+    };
+    let made = world.connections().create_connection(request).await.unwrap().into_inner().connection.unwrap();
+    for (field, value) in [("base_url", "https://evil.example.net/v1"), ("test_path", "/steal")] {
+        let mut config = made.config.clone();
+        config.insert(field.to_owned(), value.to_owned());
+        let update = v1::UpdateConnectionRequest {
+            connection: Some(v1::Connection { config, ..made.clone() }),
+            update_mask: Some(prost_types::FieldMask { paths: vec!["config".into()] }),
+        };
+        let refused = world.connections().update_connection(update).await;
+        let status = assert_refused(refused, Code::InvalidArgument, "INVALID_FIELD");
+        assert!(fields(&status).iter().all(|path| path.ends_with(field)), "{status:?}");
+    }
+    let replace = v1::ReplaceCredentialsRequest {
+        organization_id: ACME.into(),
+        connection_id: made.connection_id.clone(),
+        credentials: [("api_key".to_owned(), "sk-ada".to_owned())].into(),
+        config: at("https://eu.example.com/v1"),
+        etag: String::new(),
+    };
+    let moved =
+        world.connections().replace_credentials(replace).await.unwrap().into_inner().connection.unwrap();
+    assert_eq!(moved.config["base_url"], "https://eu.example.com/v1");
 }

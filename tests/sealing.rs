@@ -33,7 +33,7 @@ async fn a_credential_that_was_swapped_moved_cut_or_replayed_is_refused_and_repo
             organization_id: ACME.into(),
             connection_id: ada.clone(),
             credentials: [("api_key".to_owned(), "sk-ada-2".to_owned())].into(),
-            etag: String::new(),
+            ..Default::default()
         };
         world.connections().replace_credentials(request).await.unwrap();
         sealed(&ada)

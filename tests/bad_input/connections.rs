@@ -290,7 +290,13 @@ fn named(fixture: &Fixture) -> Vec<Row> {
     let replace = |etag: String, organization, connection| {
         let (organization_id, connection_id) = ours(organization, connection);
         let credentials = map(&[("api_key", CANARY)]);
-        v1::ReplaceCredentialsRequest { organization_id, connection_id, credentials, etag }
+        v1::ReplaceCredentialsRequest {
+            organization_id,
+            connection_id,
+            credentials,
+            etag,
+            ..Default::default()
+        }
     };
     let rpc = "ConnectionService/ReplaceCredentials";
     rows.extend(ids(rpc, |organization, connection| replace(String::new(), organization, connection)));
@@ -345,6 +351,13 @@ fn replace(fixture: &Fixture) -> Vec<Row> {
     for (credentials, path) in openai_credentials() {
         let request = request(&fixture.connection_id, credentials);
         rows.push(Row::new(RPC, "credentials", &request, INVALID, &[path]));
+    }
+    for url in URLS {
+        let request = v1::ReplaceCredentialsRequest {
+            config: map(&[("base_url", url)]),
+            ..request(&fixture.compatible_id, map(&[("api_key", CANARY)]))
+        };
+        rows.push(Row::new(RPC, "config", &request, URL, &["config.base_url"]));
     }
     // Another account would get the grants that were given for this one.
     let mut another = twilio_fields();

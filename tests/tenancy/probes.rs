@@ -41,6 +41,7 @@ pub(super) fn connection_probes() -> Vec<Probe> {
         connection_id,
         credentials: [("api_key".to_owned(), "sk-mine".to_owned())].into(),
         etag: etag.into(),
+        ..Default::default()
     };
     let disable = |connection_id: String, etag: &str| v1::DisableConnectionRequest {
         organization_id: ACME.into(),

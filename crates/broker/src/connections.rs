@@ -8,7 +8,7 @@ use keyholder_domain::{
 use keyholder_store::{Change, ConnectionFilter, NewConnection, Sealed, StoredConnection};
 use keyholder_vault::{Credential, DataKey, ExposeSecret as _, Place, SecretString, random_bytes};
 
-use crate::credentials::{check_config, check_credential, check_render, static_method};
+use crate::credentials::{check_config, check_credential, check_render, check_same_way, static_method};
 use crate::error::FieldError;
 use crate::{Broker, BrokerError, Caller, Idempotency};
 
@@ -155,12 +155,11 @@ impl Broker {
         }
         if let Some(config) = update.config {
             let mut errors = Vec::new();
-            check_config(
-                self.provider(caller, &connection.provider_id)?,
-                self.url_rules(),
-                &config,
-                &mut errors,
-            );
+            let provider = self.provider(caller, &connection.provider_id)?;
+            check_config(provider, self.url_rules(), &config, &mut errors);
+            if errors.is_empty() {
+                check_same_way(provider, &connection.config, &config, &mut errors);
+            }
             if !errors.is_empty() {
                 return Err(BrokerError::Fields(errors));
             }
@@ -175,13 +174,15 @@ impl Broker {
         Ok(stored.connection)
     }
 
-    /// Puts a new credential in place of the old one.
+    /// Puts a new credential in place of the old one, and new settings if there are any: the only way to change where
+    /// a credential goes, so that nobody can send it elsewhere who does not have it.
     pub async fn replace_credentials(
         &self,
         caller: &Caller<'_>,
         id: ConnectionId,
         expected: Option<Generation>,
         credentials: BTreeMap<String, SecretString>,
+        config: Option<BTreeMap<String, String>>,
     ) -> Result<Connection, BrokerError> {
         let (mut change, mut stored) = self.begin(caller, id, expected).await?;
         let connection = &mut stored.connection;
@@ -192,6 +193,10 @@ impl Broker {
         let method = static_method(provider, Some(connection.auth_method))?;
         let mut errors = Vec::new();
         let credential = check_credential(method, credentials, &mut errors);
+        if let Some(config) = config {
+            check_config(provider, self.url_rules(), &config, &mut errors);
+            connection.config = config;
+        }
         let before = connection.account.clone();
         // A field that names the account must go on naming the same one: other people hold grants for it.
         let account = account_of(method, &credential, before, &mut errors);

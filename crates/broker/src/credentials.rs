@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use keyholder_catalog::{Field, FieldProblem, Format, Method, Provider};
+use keyholder_catalog::{Field, FieldProblem, Format, Method, Provider, Template};
 use keyholder_domain::AuthMethod;
 use keyholder_egress::{Rules, Target};
 use keyholder_vault::{Credential, ExposeSecret, SecretString};
@@ -86,6 +86,26 @@ pub(crate) fn check_config(
         |field: &&Field| field.required && field.default.is_none() && !config.contains_key(&field.name);
     for field in provider.config.iter().filter(missing) {
         errors.push(FieldError::invalid(format!("config.{}", field.name), "must be given"));
+    }
+}
+
+/// Refuses a change of a setting that decides where or how the credential goes: whoever could change it without
+/// having the credential could have it sent to himself.
+pub(crate) fn check_same_way(
+    provider: &Provider,
+    before: &BTreeMap<String, String>,
+    after: &BTreeMap<String, String>,
+    errors: &mut Vec<FieldError>,
+) {
+    let base_url = provider.base_url.as_ref().map(Template::as_str).unwrap_or_default();
+    for field in &provider.config {
+        let decides = field.format.is_some() || base_url.contains(&format!("config.{}", field.name));
+        if decides && before.get(&field.name) != after.get(&field.name) {
+            errors.push(FieldError::invalid(
+                format!("config.{}", field.name),
+                "decides where the credential goes; change it with ReplaceCredentials, together with the credential",
+            ));
+        }
     }
 }
 

@@ -1,13 +1,16 @@
 use keyholder_catalog::TestedAccount;
-use keyholder_domain::{Account, Connection, ConnectionId, ConnectionState, LastTest, TestClass, Text};
+use keyholder_domain::{
+    Account, Connection, ConnectionId, ConnectionState, LastTest, TestClass, Text, Timestamp,
+};
+use keyholder_egress::EgressError;
 use keyholder_store::StoredConnection;
 use keyholder_upstream::Tested;
 use keyholder_vault::{Credential, ExposeSecret, OpenError, Sealed};
 
 use crate::{Broker, BrokerError, Caller};
 
-/// How long to wait before the same connection is tested again, in seconds.
-const PAUSE: f64 = 10.0;
+/// How long to wait before the same connection is tested again, in seconds; more than one test takes.
+const PAUSE: f64 = 15.0;
 
 impl Broker {
     /// Tries a connection's credential at its provider, and keeps how it went. No database connection is held while
@@ -26,30 +29,33 @@ impl Broker {
             ConnectionState::Pending => return Err(BrokerError::ConnectionPending),
             ConnectionState::Deleted => return Err(BrokerError::ConnectionDeleted),
         }
-        let tested = self.try_credential(caller, &stored).await?;
-        self.keep(caller, &stored, &tested).await
-    }
-
-    async fn try_credential(
-        &self,
-        caller: &Caller<'_>,
-        stored: &StoredConnection,
-    ) -> Result<Tested, BrokerError> {
-        let connection = &stored.connection;
-        let provider = self.provider(caller, &connection.provider_id)?;
-        let method = provider.method(connection.auth_method).ok_or(BrokerError::TestNotAvailable)?;
-        let test = method.test.as_ref().ok_or(BrokerError::TestNotAvailable)?;
-        let credential = self.open_stored(stored).await?;
+        let provider = self.provider(caller, &stored.connection.provider_id)?;
+        let method = provider.method(stored.connection.auth_method).ok_or(BrokerError::TestNotAvailable)?;
+        let test = method.test.clone().ok_or(BrokerError::TestNotAvailable)?;
+        let credential = self.open_stored(&stored).await?;
         let field = |name: &str| credential.get(name).map(ExposeSecret::expose_secret);
-        let config = |name: &str| connection.config.get(name).map(String::as_str);
+        let config = |name: &str| stored.connection.config.get(name).map(String::as_str);
         let request = match method.render_test(provider, &field, &config) {
             Ok(Some(request)) => request,
             Ok(None) | Err(_) => return Err(BrokerError::TestNotAvailable),
         };
-        if !self.store().claim_test(caller.organization_id, connection.id, PAUSE).await? {
-            return Err(BrokerError::RateLimited);
-        }
-        Ok(self.0.upstream.test(test, request).await)
+        let claim = self.store().claim_test(caller.organization_id, id, PAUSE).await?;
+        let claim = claim.ok_or(BrokerError::RateLimited)?;
+        // In a task of its own: once the provider is asked, the answer goes on record, also if the caller is gone.
+        let (broker, workload) = (self.clone(), caller.workload.clone());
+        let asking = tokio::spawn(async move {
+            let tested = broker.0.upstream.test(&test, request).await;
+            if tested.failure == Some(EgressError::Busy) {
+                return Err(BrokerError::RateLimited);
+            }
+            let caller = Caller {
+                workload: &workload,
+                organization_id: &stored.connection.organization_id,
+                may_use: &|_| true,
+            };
+            broker.keep(&caller, &stored, claim, &credential, &tested).await
+        });
+        asking.await.unwrap_or(Err(BrokerError::Contended))
     }
 
     async fn open_stored(&self, stored: &StoredConnection) -> Result<Credential, BrokerError> {
@@ -66,6 +72,8 @@ impl Broker {
         &self,
         caller: &Caller<'_>,
         tested: &StoredConnection,
+        claim: Timestamp,
+        credential: &Credential,
         result: &Tested,
     ) -> Result<Connection, BrokerError> {
         let last_test = LastTest {
@@ -77,7 +85,8 @@ impl Broker {
         let mut change = self.store().change(caller.organization_id).await?;
         let mut current =
             change.stored_connection(tested.connection.id).await?.ok_or(BrokerError::ConnectionNotFound)?;
-        let mut account = learned(&current.connection.account, result.account.as_ref());
+        let told = result.account.as_ref();
+        let mut account = learned(&current.connection.account, told, credential);
         if account.id != current.connection.account.id {
             let known = Connection { account: account.clone(), ..current.connection.clone() };
             if change.same_account(&known, "").await?.is_some() {
@@ -85,7 +94,7 @@ impl Broker {
                 account.id = Text::default();
             }
         }
-        if !change.record_test(tested, &last_test, &account).await? {
+        if !change.record_test(tested, claim, &last_test, &account).await? {
             return Err(BrokerError::Contended);
         }
         current.connection.account = account;
@@ -96,23 +105,31 @@ impl Broker {
     }
 }
 
-/// What is known of the account after a test: what was known before stays.
-fn learned(known: &Account, told: Option<&TestedAccount>) -> Account {
+/// What is known of the account after a test: what was known before stays. What holds a part of the credential is
+/// an echo, and not learned.
+fn learned(known: &Account, told: Option<&TestedAccount>, credential: &Credential) -> Account {
     let Some(told) = told else { return known.clone() };
-    let id = text(told.id.as_deref());
+    let text = |told: &Option<String>| {
+        told.as_deref()
+            .filter(|told| !echoes(told, credential))
+            .and_then(|told| Text::parse(told).ok())
+            .unwrap_or_default()
+    };
+    let id = text(&told.id);
     if !known.id.is_empty() && !id.is_empty() && known.id != id {
         return known.clone();
     }
-    let or = |known: &Text, told: Option<&str>| if known.is_empty() { text(told) } else { known.clone() };
+    let or = |known: &Text, told: Text| if known.is_empty() { told } else { known.clone() };
     Account {
-        id: or(&known.id, told.id.as_deref()),
-        name: or(&known.name, told.name.as_deref()),
-        email: or(&known.email, told.email.as_deref()),
+        id: or(&known.id, id),
+        name: or(&known.name, text(&told.name)),
+        email: or(&known.email, text(&told.email)),
     }
 }
 
-fn text(told: Option<&str>) -> Text {
-    told.and_then(|told| Text::parse(told).ok()).unwrap_or_default()
+fn echoes(told: &str, credential: &Credential) -> bool {
+    let values = credential.names().filter_map(|name| credential.get(name));
+    values.map(ExposeSecret::expose_secret).any(|value| value.len() >= 6 && told.contains(value))
 }
 
 /// One sentence of ours.
@@ -142,7 +159,8 @@ mod tests {
     #[test]
     fn a_test_never_renames_an_account_that_is_known() {
         let known = Account { id: Text::parse("1").unwrap(), ..Account::default() };
-        assert_eq!(learned(&known, None), known);
-        assert_eq!(learned(&Account::default(), None), Account::default());
+        let credential = Credential::from_fields([("api_key".to_owned(), "sk-secret".into())].into());
+        assert_eq!(learned(&known, None, &credential), known);
+        assert!(echoes("your key is sk-secret", &credential) && !echoes("Ada", &credential));
     }
 }

@@ -29,9 +29,10 @@ impl Text {
     }
 }
 
-/// The characters that make text read in another order than it is written (Unicode TR 9, section 2).
+/// The characters that make text read in another order than it is written (Unicode TR 9, section 2), and those that
+/// are not seen at all.
 fn is_bidi_control(character: char) -> bool {
-    matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+    matches!(character, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
 }
 
 /// The caller's own key-value marks on a connection.
@@ -64,7 +65,9 @@ mod tests {
 
     #[test]
     fn refuses_text_that_would_break_a_log_line_or_deceive_a_reader() {
-        for text in ["a\nb", "a\0", "\u{1b}[2J", "\u{202e}abc", "a\u{2028}b"] {
+        for text in
+            ["a\nb", "a\0", "\u{1b}[2J", "\u{202e}abc", "a\u{2028}b", "\u{200f}a", "\u{61c}a", "\u{e0041}"]
+        {
             assert_eq!(Text::parse(text), Err(Invalid("must not contain control characters")), "{text:?}");
         }
         assert!(Text::parse(&"é".repeat(256)).is_ok());

@@ -133,7 +133,7 @@ pub const fn code(reason: Reason) -> Code {
 const fn retry_after(reason: Reason) -> Option<Duration> {
     match reason {
         Reason::Contended => Some(Duration::from_millis(50)),
-        Reason::RateLimited => Some(Duration::from_secs(10)),
+        Reason::RateLimited => Some(Duration::from_secs(15)),
         Reason::StoreUnavailable | Reason::AuditUnavailable => Some(Duration::from_secs(1)),
         _ => None,
     }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use keyholder_domain::{
     Account, Connection, ConnectionId, ConnectionState, Generation, LastTest, OrganizationId, Principal,
-    ProviderId, RequestId, TestClass, Text,
+    ProviderId, RequestId, TestClass, Text, Timestamp,
 };
 use sqlx::types::Json;
 
@@ -150,27 +150,28 @@ impl Store {
 }
 
 impl Store {
-    /// Claims the right to test a connection; `false` if somebody did within the last `pause` seconds.
+    /// Claims the right to test a connection, and returns the claim; none if somebody did within the last `pause`
+    /// seconds.
     pub async fn claim_test(
         &self,
         organization_id: &OrganizationId,
         id: ConnectionId,
         pause: f64,
-    ) -> Result<bool, StoreError> {
-        let result = run!(self, connection => {
-            sqlx::query!(
-                "UPDATE connections SET test_claim_time = clock_timestamp()
-                 WHERE organization_id = $1 AND connection_id = $2
-                   AND (test_claim_time IS NULL
-                        OR test_claim_time < clock_timestamp() - make_interval(secs => $3))",
+    ) -> Result<Option<Timestamp>, StoreError> {
+        run!(self, connection => {
+            sqlx::query_scalar!(
+                r#"UPDATE connections SET test_claim_time = clock_timestamp()
+                   WHERE organization_id = $1 AND connection_id = $2
+                     AND (test_claim_time IS NULL
+                          OR test_claim_time < clock_timestamp() - make_interval(secs => $3))
+                   RETURNING test_claim_time AS "claim!""#,
                 organization_id.as_str(),
                 id.as_uuid(),
                 pause,
             )
-            .execute(connection)
+            .fetch_optional(connection)
             .await
-        })?;
-        Ok(result.rows_affected() == 1)
+        })
     }
 }
 
@@ -295,10 +296,10 @@ impl Change {
                  state = $8, state_reason = $9, sealed_credential = $10, sealed_generation = $11,
                  credential_fingerprint = $12, credential_fields = $13, config = $14, labels = $15,
                  change = $16, generation = $17::bigint, update_time = $18,
-                 last_test_time = CASE WHEN $11 = sealed_generation THEN last_test_time END,
-                 last_test_class = CASE WHEN $11 = sealed_generation THEN last_test_class END,
-                 last_test_http_status = CASE WHEN $11 = sealed_generation THEN last_test_http_status END,
-                 last_test_summary = CASE WHEN $11 = sealed_generation THEN last_test_summary END
+                 last_test_time = CASE WHEN $11 = sealed_generation AND config = $14 THEN last_test_time END,
+                 last_test_class = CASE WHEN $11 = sealed_generation AND config = $14 THEN last_test_class END,
+                 last_test_http_status = CASE WHEN $11 = sealed_generation AND config = $14 THEN last_test_http_status END,
+                 last_test_summary = CASE WHEN $11 = sealed_generation AND config = $14 THEN last_test_summary END
              WHERE organization_id = $1 AND connection_id = $2 AND generation = $17::bigint - 1",
             connection.organization_id.as_str(),
             connection.id.as_uuid(),
@@ -325,12 +326,13 @@ impl Change {
     }
 
     /// Writes how a test of a connection's credential went, and the account as far as it was learned. `false`: the
-    /// credential is no longer the one that was tested, and nothing was written.
+    /// connection is no longer the one that was tested, or a later test has begun, and nothing was written.
     ///
     /// The generation stays: what is decided about the connection is the same as before.
     pub async fn record_test(
         &mut self,
         tested: &StoredConnection,
+        claim: Timestamp,
         test: &LastTest,
         account: &Account,
     ) -> Result<bool, StoreError> {
@@ -340,7 +342,8 @@ impl Change {
             "UPDATE connections SET
                  last_test_time = $3, last_test_class = $4, last_test_http_status = $5, last_test_summary = $6,
                  account_id = $7, account_name = $8, account_email = $9, change = $10
-             WHERE organization_id = $1 AND connection_id = $2 AND sealed_generation = $11",
+             WHERE organization_id = $1 AND connection_id = $2 AND generation = $11
+               AND test_claim_time = $12",
             connection.organization_id.as_str(),
             connection.id.as_uuid(),
             test.time,
@@ -351,7 +354,8 @@ impl Change {
             account.name.as_str(),
             account.email.as_str(),
             number,
-            tested.sealed.as_ref().map(|sealed| sealed.generation.get()),
+            connection.generation.get(),
+            claim,
         )
         .execute(self.connection())
         .await?;

@@ -1293,7 +1293,8 @@ pub struct UpdateConnectionRequest {
     /// and the fields that the mask names, what they become.
     #[prost(message, optional, tag = "1")]
     pub connection: ::core::option::Option<Connection>,
-    /// Which fields change: display_name, labels, config, scopes. A map or list is replaced as a whole.
+    /// Which fields change: display_name, labels, config, scopes. A map or list is replaced as a whole. Settings
+    /// that decide where the credential goes, such as base_url, stay: ReplaceCredentials changes them.
     #[prost(message, optional, tag = "2")]
     pub update_mask: ::core::option::Option<::prost_types::FieldMask>,
 }
@@ -1323,6 +1324,13 @@ pub struct ReplaceCredentialsRequest {
     /// If given, the connection must be at this very version.
     #[prost(string, tag = "4")]
     pub etag: ::prost::alloc::string::String,
+    /// The settings from now on, in place of all old ones. Empty: the settings stay. The only way to change a
+    /// setting that decides where the credential goes, such as base_url.
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub config: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 /// ReplaceCredentialsResponse is the connection after the change.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -110,8 +110,9 @@ impl ConnectionService for Services {
         let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
         let named = Named::read(&call, Reader::new(), "", &message.connection_id, &message.etag)?;
         let credentials = convert::secrets(message.credentials);
+        let config = (!message.config.is_empty()).then_some(message.config);
         let replaced = as_caller!(call, organization_id, None, |caller| {
-            self.broker.replace_credentials(&caller, named.id, named.expected, credentials).await
+            self.broker.replace_credentials(&caller, named.id, named.expected, credentials, config).await
         });
         Ok(Response::new(v1::ReplaceCredentialsResponse { connection: answer(&call, replaced)? }))
     }
