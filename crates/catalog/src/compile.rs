@@ -2,23 +2,29 @@
 
 mod field;
 mod method;
+mod oauth2;
 mod test;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use keyholder_domain::{Principal, PrincipalType, ProviderId, Scope, Scopes, Text};
+use keyholder_domain::{AuthMethod, Principal, PrincipalType, ProviderId, Scope, Scopes, Text};
 use serde_json::Value;
 use url::Url;
 
-use crate::definition::{CapabilityDefinition, Definition, ScopeDefinition};
+use crate::definition::{CapabilityDefinition, Definition, OAuth2Definition, ScopeDefinition};
 use crate::findings::{Finding, Findings};
 use crate::schema::schema_value;
 use crate::tree::{Place, Tree};
-use crate::{Capability, KnownScope, Provider, check_https_url, shape};
+use crate::oauth2::OAuth2;
+use crate::{Capability, Field, KnownScope, Method, Provider, check_https_url, shape};
 use field::{compile_fields, is_name};
 use method::{compile_base_url, compile_methods};
+use oauth2::compile_oauth2;
+
+/// Stands for the client's id in the templates of a recipe.
+const CLIENT_ID: &str = "client_id";
 
 /// Generated once: it is the same for every file.
 static SCHEMA: LazyLock<Value> = LazyLock::new(schema_value);
@@ -78,7 +84,11 @@ fn compile_provider(definition: Definition, file: &Path, findings: &mut Findings
     let base_url = definition
         .base_url
         .and_then(|text| compile_base_url(&text, &root.key("base_url"), &mut config, findings));
-    let auth_methods = compile_methods(definition.auth_methods, has_base_url, &mut config, findings);
+    let mut auth_methods = compile_methods(definition.auth_methods, has_base_url, &mut config, findings);
+    let oauth2 = definition
+        .oauth2
+        .and_then(|recipe| compile_recipe(recipe, &mut config, &mut auth_methods, findings).map(Arc::new));
+    check_recipe(oauth2.as_deref(), &auth_methods, findings);
     field::check_config(&config, findings);
 
     let scopes = compile_scopes(definition.scopes, findings);
@@ -92,12 +102,60 @@ fn compile_provider(definition: Definition, file: &Path, findings: &mut Findings
         facts_checked: definition.facts_checked,
         base_url,
         auth_methods,
+        oauth2,
         config,
         scopes,
         default_scopes,
         capabilities,
         services: definition.services,
     })
+}
+
+fn compile_recipe(
+    definition: OAuth2Definition,
+    config: &mut Vec<Field>,
+    methods: &mut [Method],
+    findings: &mut Findings,
+) -> Option<OAuth2> {
+    if config.iter().any(|field| field.name == CLIENT_ID) {
+        findings.add(&Place::default().key("config"), "must not have a field client_id: it stands for the client");
+    }
+    config.push(Field::plain(CLIENT_ID));
+    let assertion = methods.iter_mut().find(|method| method.method == AuthMethod::JwtBearer);
+    let fields = assertion.map(|method| method.fields.as_mut_slice());
+    let recipe = compile_oauth2(definition, config, fields, findings);
+    config.pop();
+    recipe
+}
+
+/// That each method finds in the recipe what it needs.
+fn check_recipe(recipe: Option<&OAuth2>, methods: &[Method], findings: &mut Findings) {
+    // A recipe with findings of its own is not there either.
+    if recipe.is_none() && !findings.is_empty() {
+        return;
+    }
+    for (number, method) in methods.iter().enumerate() {
+        let missing = match (method.method, recipe) {
+            (method, _) if method.is_static() => None,
+            (_, None) => Some("needs the key oauth2"),
+            (AuthMethod::OAuth2Code, Some(recipe)) if recipe.authorize.is_none() => {
+                Some("needs the key authorize under oauth2")
+            }
+            (AuthMethod::OAuth2Device, Some(recipe)) if recipe.device.is_none() => {
+                Some("needs the key device under oauth2")
+            }
+            (AuthMethod::JwtBearer, Some(recipe)) if recipe.assertion.is_none() => {
+                Some("needs the key assertion under oauth2")
+            }
+            _ => None,
+        };
+        if let Some(sentence) = missing {
+            findings.add(&Place::default().key("auth_methods").item(number).key("method"), sentence);
+        }
+    }
+    if recipe.is_some() && methods.iter().all(|method| method.method.is_static()) {
+        findings.add(&Place::default().key("oauth2"), "must be left out: no method uses it");
+    }
 }
 
 /// Checks words for people: 1 to 256 characters, no control characters.

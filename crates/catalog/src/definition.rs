@@ -2,6 +2,7 @@
 //!
 //! The published schema is generated from these types, and their doc comments are its descriptions.
 
+mod oauth2;
 mod test;
 
 use std::borrow::Cow;
@@ -11,6 +12,12 @@ use keyholder_domain::AuthMethod;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
+pub(crate) use oauth2::{
+    AccountSource, AlgorithmDefinition, AssertionDefinition, AuthorizeDefinition, ClientAuthenticationDefinition,
+    ExchangeDefinition, ExpiryUnit, FormatOfRequest, OAuth2Definition, PkceDefinition, RefreshDefinition,
+    RefreshWithDefinition, ReuseDefinition, RevokeAuthentication, RevokeDefinition, RevokeRequest,
+    SendAssertionDefinition, TokenAccountDefinition, TokenAnswerDefinition,
+};
 pub(crate) use test::{AccountDefinition, AnswerDefinition, Constant, ErrorDefinition, TestDefinition};
 
 /// A provider definition: how people connect to one outside service, and how their credential is put on
@@ -44,6 +51,8 @@ pub(crate) struct Definition {
     /// The ways to connect.
     #[schemars(length(min = 1))]
     pub(crate) auth_methods: Vec<MethodDefinition>,
+    /// The provider's OAuth 2.0 server. Needed by every method whose credential is issued.
+    pub(crate) oauth2: Option<OAuth2Definition>,
     /// The scopes that the provider is known to have.
     #[serde(default)]
     pub(crate) scopes: Vec<ScopeDefinition>,
@@ -67,7 +76,8 @@ pub(crate) struct MethodDefinition {
     pub(crate) method: MethodName,
     /// What people call it.
     pub(crate) title: String,
-    /// What the owner must type in. Not for OAuth methods and `jwt_bearer`.
+    /// What the owner must type in. For `oauth2_client_credentials` a client of the owner's own; not for
+    /// `oauth2_code` and `oauth2_device`.
     #[serde(default)]
     pub(crate) fields: Vec<FieldDefinition>,
     /// Whether the owner may add further fields, all of them secret, under names of their own. Only for
@@ -76,10 +86,10 @@ pub(crate) struct MethodDefinition {
     pub(crate) open_fields: bool,
     /// The name of a field that is not secret and that tells one account from another.
     pub(crate) account_id: Option<String>,
-    /// How the credential is put on a request.
-    #[serde(default)]
-    pub(crate) http: HttpDefinition,
-    /// The request that proves a credential. Not for OAuth methods and `jwt_bearer`.
+    /// How the credential is put on a request. What is issued is `{credential.access_token}`, and goes behind
+    /// `Bearer` unless something else is said.
+    pub(crate) http: Option<HttpDefinition>,
+    /// The request that proves a credential. Where an account is connected by OAuth, it also tells whose it is.
     pub(crate) test: Option<TestDefinition>,
     /// Why there is no such request, in a sentence for people.
     pub(crate) no_test: Option<String>,
@@ -132,6 +142,9 @@ pub(crate) struct FieldDefinition {
     pub(crate) secret: bool,
     /// Whether it must be given. Left out, it is true, unless there is a default.
     pub(crate) required: Option<bool>,
+    /// Whether the provider fills it in while an account is connected. Only for config, with a pattern.
+    #[serde(default)]
+    pub(crate) learned: bool,
     /// Whether it may hold line breaks, as a private key does.
     #[serde(default)]
     pub(crate) multiline: bool,

@@ -44,6 +44,8 @@ pub struct Field {
     pub secret: bool,
     /// Whether it must be given.
     pub required: bool,
+    /// Whether the provider fills it in while an account is connected. Only for config.
+    pub learned: bool,
     /// Whether it may hold line breaks, as a private key does.
     pub multiline: bool,
     /// Whether it may be empty. Only for config.
@@ -141,19 +143,25 @@ impl Field {
         let well_named = (1..=64).contains(&name.len())
             && name.starts_with(|first: char| first.is_ascii_alphabetic())
             && name.bytes().all(inside);
-        well_named.then(|| Self {
+        well_named.then(|| Self { secret: true, required: false, multiline: true, ..Self::plain(name) })
+    }
+
+    /// A field of which nothing is known but its name.
+    pub(crate) fn plain(name: &str) -> Self {
+        Self {
             name: name.to_owned(),
             title: name.to_owned(),
             help: String::new(),
-            secret: true,
-            required: false,
-            multiline: true,
+            secret: false,
+            required: true,
+            learned: false,
+            multiline: false,
             allow_empty: false,
             default: None,
             pattern: None,
             format: None,
             carriers: Carriers::default(),
-        })
+        }
     }
 
     /// Checks a value.

@@ -78,7 +78,7 @@ pub(crate) struct Values<'a, 'v> {
 }
 
 /// Gives the value of a field by its name.
-pub(crate) type Lookup<'a, 'v> = &'a (dyn Fn(&str) -> Option<&'v str> + 'a);
+pub type Lookup<'a, 'v> = &'a (dyn Fn(&str) -> Option<&'v str> + 'a);
 
 impl Provider {
     /// Where requests go, by the provider's own base URL and the connection's config. Nothing where the

@@ -1,9 +1,11 @@
 //! A provider, as everything else sees it: checked, with its templates and patterns compiled.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use keyholder_domain::{AuthMethod, Principal, ProviderId, Scope, Scopes};
 
+use crate::oauth2::OAuth2;
 use crate::{Field, Http, Template, Test};
 
 /// An outside service, and how to connect to it.
@@ -22,6 +24,8 @@ pub struct Provider {
     pub base_url: Option<Template>,
     /// The ways to connect, in the definition's order.
     pub auth_methods: Vec<Method>,
+    /// Its OAuth 2.0 server, if a method needs one.
+    pub oauth2: Option<Arc<OAuth2>>,
     /// Settings of a connection that are not secret.
     pub config: Vec<Field>,
     /// The scopes that the provider is known to have, in the definition's order. Empty says nothing.
@@ -58,8 +62,8 @@ impl Provider {
 
 /// One way to connect to a provider.
 ///
-/// For the methods that are not static (see [`AuthMethod::is_static`]) there is nothing to type in and,
-/// as long as no client is configured, nothing to render: they have neither fields nor templates.
+/// For the methods that are not static (see [`AuthMethod::is_static`]), what is put on a request is the issued
+/// `access_token`; the fields, if there are any, are what it is asked for with.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Method {

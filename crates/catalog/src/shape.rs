@@ -10,6 +10,9 @@ use serde_json::{Number, Value};
 use crate::findings::Findings;
 use crate::tree::{Entry, Node, Place, Tree};
 
+/// The largest whole number that any key may have.
+const MAX_NUMBER: u64 = u32::MAX as u64;
+
 /// Checks a document against a schema and takes unknown keys out of it. Returns whether the rest can be
 /// read into the types.
 pub(crate) fn check(schema: &Value, tree: &mut Tree, findings: &mut Findings) -> bool {
@@ -103,8 +106,8 @@ impl<'a> Walk<'a> {
     }
 
     fn number(&mut self, schema: &'a Value, number: &Number, place: &Place) {
-        let bound = |word: &str| schema[word].as_u64().unwrap_or_default();
-        let (least, most) = (bound("minimum"), bound("maximum"));
+        let least = schema["minimum"].as_u64().unwrap_or_default();
+        let most = schema["maximum"].as_u64().unwrap_or(MAX_NUMBER);
         if !number.as_u64().is_some_and(|number| (least..=most).contains(&number)) {
             self.refuse(place, &format!("must be a whole number from {least} to {most}"));
         }

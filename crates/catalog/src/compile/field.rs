@@ -43,6 +43,9 @@ fn compile_field(definition: FieldDefinition, place: &Place, findings: &mut Find
     }
     check_text(&definition.title, &place.key("title"), findings);
     findings.accept(&place.key("help"), Text::parse(&definition.help));
+    if definition.learned && (definition.required.is_some() || definition.default.is_some()) {
+        findings.add(&place.key("learned"), "goes neither with required nor with default");
+    }
     if definition.required == Some(true) && definition.default.is_some() {
         findings.add(&place.key("required"), "must not be true for a field that has a default");
     }
@@ -51,7 +54,8 @@ fn compile_field(definition: FieldDefinition, place: &Place, findings: &mut Find
         findings.accept(&place.key("pattern"), Pattern::parse(&source).ok_or(sentence))
     });
     Field {
-        required: definition.required.unwrap_or(definition.default.is_none()),
+        required: definition.required.unwrap_or(definition.default.is_none() && !definition.learned),
+        learned: definition.learned,
         name: definition.name,
         title: definition.title,
         help: definition.help,
@@ -98,6 +102,9 @@ pub(super) fn check_credential(fields: &[Field], place: &Place, findings: &mut F
         }
         if field.allow_empty {
             findings.add(&place.key("allow_empty"), "must not be true: a credential is never empty");
+        }
+        if field.learned {
+            findings.add(&place.key("learned"), "must not be true: a credential is typed in");
         }
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn compile_base_url(
     config: &mut [Field],
     findings: &mut Findings,
 ) -> Option<Template> {
-    TemplateCompiler { credential: None, config, used: BTreeSet::new(), findings }.base_url(text, place)
+    TemplateCompiler::new(None, config, findings).base_url(text, place)
 }
 
 fn compile_method(
@@ -52,9 +52,13 @@ fn compile_method(
     check_text(&definition.title, &place.key("title"), findings);
     let method = definition.method.0;
     let mut fields = compile_fields(definition.fields, &place.key("fields"), findings);
-    let mut compiler =
-        TemplateCompiler { credential: Some(&mut fields), config, used: BTreeSet::new(), findings };
-    let http = compiler.http(definition.http, &place.key("http"));
+    let mut issued = issued_fields();
+    let on_requests = if method.is_static() { &mut fields } else { &mut issued };
+    let mut compiler = TemplateCompiler::new(Some(on_requests), config, findings);
+    let http = match definition.http {
+        None if !method.is_static() => compiler.http(bearer(), &place.key("http")),
+        definition => compiler.http(definition.unwrap_or_default(), &place.key("http")),
+    };
     let test = definition.test.and_then(|test| compiler.test(test, &http, &place.key("test")));
     let used = compiler.used;
 
@@ -102,25 +106,38 @@ fn check_static(method: &Method, used: &BTreeSet<String>, place: &Place, finding
     }
 }
 
-/// What holds for a method whose credential an OAuth server issues: there is nothing to type in, and
-/// nothing to say about requests.
+/// What holds for a method whose credential an OAuth server issues: where there is anything to type in, it is what
+/// the credential is asked for with.
 fn check_issued(method: &Method, place: &Place, findings: &mut Findings) {
-    let http = &method.http;
-    let has_http = !(http.headers.is_empty() && http.query_parameters.is_empty() && http.cookies.is_empty())
-        || http.base_url.is_some()
-        || http.basic.is_some();
-    let extras = [
-        ("fields", !method.fields.is_empty()),
-        ("open_fields", method.open_fields),
-        ("http", has_http),
-        ("test", method.test.is_some()),
-        ("no_test", method.no_test.is_some()),
-    ];
-    for (key, present) in extras {
-        if present {
-            findings.add(&place.key(key), "must be left out: the owner types nothing in for this method");
-        }
+    if method.open_fields {
+        findings.add(&place.key("open_fields"), "must not be true but for the method custom");
     }
+    let names: Vec<&str> = method.fields.iter().map(|field| field.name.as_str()).collect();
+    match method.method {
+        AuthMethod::OAuth2ClientCredentials if !names.is_empty() && names != ["client_id", "client_secret"] => {
+            findings.add(&place.key("fields"), "must be client_id and client_secret, or left out");
+        }
+        AuthMethod::OAuth2Code | AuthMethod::OAuth2Device if !names.is_empty() => {
+            findings.add(&place.key("fields"), "must be left out: the owner types nothing in for this method");
+        }
+        AuthMethod::JwtBearer if names.is_empty() => {
+            findings.add(&place.key("fields"), "must not be empty: there is nothing to make an assertion of");
+        }
+        _ => {}
+    }
+}
+
+/// What an OAuth server issues, as far as it goes on a request.
+fn issued_fields() -> Vec<Field> {
+    let mut token = Field::plain("access_token");
+    token.secret = true;
+    vec![token]
+}
+
+/// How a token goes on a request unless a definition says otherwise (RFC 6750, section 2.1).
+fn bearer() -> HttpDefinition {
+    let header = ("Authorization".to_owned(), "Bearer {credential.access_token}".to_owned());
+    HttpDefinition { headers: [header].into(), ..HttpDefinition::default() }
 }
 
 fn check_account_id(method: &Method, place: &Place, findings: &mut Findings) {
@@ -164,7 +181,48 @@ pub(super) struct TemplateCompiler<'a> {
     pub(super) findings: &'a mut Findings,
 }
 
+impl<'a> TemplateCompiler<'a> {
+    pub(super) const fn new(
+        credential: Option<&'a mut [Field]>,
+        config: &'a mut [Field],
+        findings: &'a mut Findings,
+    ) -> Self {
+        Self { credential, config, used: BTreeSet::new(), findings }
+    }
+}
+
 impl TemplateCompiler<'_> {
+    /// The URL of an endpoint.
+    pub(super) fn url(&mut self, text: &str, place: &Place) -> Option<Template> {
+        let template = self.findings.accept(place, Template::parse_url(text))?;
+        if template.start_is_open() {
+            self.findings.add(place, "must have a slash behind a reference that is the URL's beginning");
+        }
+        for reference in template.references() {
+            if reference.source == Source::Credential && self.has_secret(&reference.field) {
+                self.findings.add(place, "must not refer to a secret");
+            }
+            self.reference(reference, place, Use::Url, false);
+        }
+        self.sample(&template, place, Use::Url);
+        Some(template)
+    }
+
+    /// A text that may be nothing but a reference to a field that is not given.
+    pub(super) fn optional_template(&mut self, text: &str, place: &Place) -> Option<Template> {
+        let template = self.findings.accept(place, Template::parse(text))?;
+        let may_be_absent = template.sole_reference().is_some();
+        for reference in template.references() {
+            self.reference(reference, place, Use::QueryValue, may_be_absent);
+        }
+        Some(template)
+    }
+
+    /// Whether there is such a field of the credential, and it is secret.
+    pub(super) fn has_secret(&self, name: &str) -> bool {
+        self.credential.iter().flat_map(|fields| fields.iter()).any(|it| it.name == name && it.secret)
+    }
+
     fn http(&mut self, definition: HttpDefinition, place: &Place) -> Http {
         let headers = &place.key("headers");
         let basic_at = place.key("basic");
@@ -233,7 +291,7 @@ impl TemplateCompiler<'_> {
         Some(template)
     }
 
-    fn template(&mut self, text: &str, place: &Place, used_as: Use) -> Option<Template> {
+    pub(super) fn template(&mut self, text: &str, place: &Place, used_as: Use) -> Option<Template> {
         let template = self.findings.accept(place, Template::parse(text))?;
         if used_as.is_name() && template.references().next().is_some() && template.sole_reference().is_none()
         {
@@ -317,7 +375,7 @@ fn reference_problems(
     may_be_absent: bool,
 ) -> Vec<&'static str> {
     let mut problems = Vec::new();
-    if !field.required && field.default.is_none() && !may_be_absent {
+    if !field.required && !field.learned && field.default.is_none() && !may_be_absent {
         problems.push("is neither required nor has a default");
     }
     if field.multiline {

@@ -1,5 +1,7 @@
 use std::collections::BTreeSet;
 
+use serde_json::Value;
+
 use super::check_text;
 use super::method::{TemplateCompiler, Use};
 use crate::definition::{AccountDefinition, AnswerDefinition, Constant, ErrorDefinition, TestDefinition};
@@ -76,17 +78,13 @@ impl TemplateCompiler<'_> {
             return None;
         }
         for reference in target.references() {
-            if reference.source == Source::Credential && self.is_secret(&reference.field) {
+            if reference.source == Source::Credential && self.has_secret(&reference.field) {
                 self.findings.add(place, "must not refer to a secret; a base_url under http can");
             }
             self.reference(reference, place, Use::Url, false);
         }
         self.check_sample_target(&target, place);
         Some(target)
-    }
-
-    fn is_secret(&self, name: &str) -> bool {
-        self.credential.iter().flat_map(|fields| fields.iter()).any(|it| it.name == name && it.secret)
     }
 
     /// Checks the text around the references, by filling in what each of them could be.
@@ -189,7 +187,6 @@ fn compile_error(definition: ErrorDefinition, place: &Place, findings: &mut Find
     if seen.is_empty() {
         findings.add(place, "must list a code");
     }
-    let values = |codes: Vec<Constant>| codes.into_iter().map(|code| code.0).collect();
     ErrorCodes {
         pointer: definition.pointer,
         dead: values(definition.dead),
@@ -198,8 +195,12 @@ fn compile_error(definition: ErrorDefinition, place: &Place, findings: &mut Find
     }
 }
 
+pub(super) fn values(codes: Vec<Constant>) -> Vec<Value> {
+    codes.into_iter().map(|code| code.0).collect()
+}
+
 /// Checks a JSON pointer to something inside a document (RFC 6901, section 3).
-fn check_pointer(pointer: &str, place: &Place, findings: &mut Findings) {
+pub(super) fn check_pointer(pointer: &str, place: &Place, findings: &mut Findings) {
     let escapes = pointer.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
     if !pointer.starts_with('/') || !escapes {
         findings.add(place, "must be a JSON pointer, such as /user/id, with ~0 for ~ and ~1 for /");

@@ -88,7 +88,7 @@ impl ErrorCodes {
 }
 
 impl AccountPointers {
-    fn read(&self, body: &Value) -> Option<TestedAccount> {
+    pub(crate) fn read(&self, body: &Value) -> Option<TestedAccount> {
         let word = |pointer: &Option<String>| word(body.pointer(pointer.as_deref()?)?);
         let account = TestedAccount { id: word(&self.id), name: word(&self.name), email: word(&self.email) };
         (account.id.is_some() || account.name.is_some() || account.email.is_some()).then_some(account)
