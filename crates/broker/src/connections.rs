@@ -3,12 +3,12 @@ use std::collections::BTreeMap;
 use keyholder_catalog::Method;
 use keyholder_domain::{
     Account, AuditKind, AuthMethod, Connection, ConnectionId, ConnectionState, Generation, Labels, Principal,
-    ProviderId, Scopes, Text,
+    ProviderId, Scopes, Text, Timestamp,
 };
 use keyholder_store::{Change, ConnectionFilter, NewConnection, Sealed, StoredConnection};
 use keyholder_vault::{Credential, DataKey, ExposeSecret as _, Place, SecretString, random_bytes};
 
-use crate::credentials::{check_config, check_credential, check_render, check_same_way, static_method};
+use crate::credentials::{check_config, check_credential, check_render, check_same_way, method_of};
 use crate::error::FieldError;
 use crate::{Broker, BrokerError, Caller, Idempotency};
 
@@ -28,6 +28,8 @@ pub struct CreateConnection {
     pub credentials: BTreeMap<String, SecretString>,
     /// The provider's settings.
     pub config: BTreeMap<String, String>,
+    /// When an access token that is taken over ends.
+    pub token_expire_time: Option<Timestamp>,
     /// A name for people.
     pub display_name: Text,
     /// The account, as far as it is known.
@@ -61,7 +63,13 @@ impl Broker {
         create: CreateConnection,
     ) -> Result<Connection, BrokerError> {
         let provider = self.provider(caller, &create.provider_id)?;
-        let method = static_method(provider, create.auth_method)?;
+        let method = method_of(provider, create.auth_method)?;
+        if !method.method.is_static() {
+            return self.create_issued(caller, create, provider, method).await;
+        }
+        if create.token_expire_time.is_some() {
+            return Err(FieldError::invalid("token_expire_time", "goes with an access_token only").into());
+        }
         let mut errors = Vec::new();
         let credential = check_credential(method, create.credentials, &mut errors);
         check_config(provider, self.url_rules(), &create.config, &mut errors);
@@ -86,6 +94,7 @@ impl Broker {
             credential_summary: summary(&credential),
             config: create.config,
             labels: create.labels,
+            tokens: None,
             last_test: None,
             generation: Generation::FIRST,
             create_time: now,
@@ -190,7 +199,10 @@ impl Broker {
             return Err(BrokerError::ConnectionDeleted);
         }
         let provider = self.provider(caller, &connection.provider_id)?;
-        let method = static_method(provider, Some(connection.auth_method))?;
+        let method = method_of(provider, Some(connection.auth_method))?;
+        if !method.method.is_static() {
+            return Err(BrokerError::ConsentNeeded);
+        }
         let mut errors = Vec::new();
         let credential = check_credential(method, credentials, &mut errors);
         if let Some(config) = config {
@@ -278,10 +290,14 @@ impl Broker {
         if connection.state == ConnectionState::Deleted {
             return Ok(stored.connection);
         }
+        let next = connection.generation.next();
+        self.give_back(caller, &mut change, &stored, next).await?;
+        let connection = &mut stored.connection;
         connection.state = ConnectionState::Deleted;
         connection.state_reason = Text::default();
         connection.credential_summary.clear();
         connection.config.clear();
+        connection.tokens = None;
         stored.sealed = None;
         stored.connection.last_test = None;
         self.grow(&mut stored.connection);
@@ -305,7 +321,7 @@ impl Broker {
         Ok((change, stored))
     }
 
-    fn grow(&self, connection: &mut Connection) {
+    pub(crate) fn grow(&self, connection: &mut Connection) {
         connection.generation = connection.generation.next();
         connection.update_time = self.now();
     }
@@ -322,12 +338,20 @@ impl Broker {
     }
 }
 
+/// A setting of a connection, as templates see it: the id of the client that its tokens were issued to is one.
+pub(crate) fn setting<'a>(connection: &'a Connection, name: &str) -> Option<&'a str> {
+    match (name, &connection.tokens) {
+        ("client_id", Some(tokens)) => Some(tokens.client_id.as_str()),
+        (name, _) => connection.config.get(name).map(String::as_str),
+    }
+}
+
 /// The answer to a request whose id was seen before.
 pub(crate) fn same_request<T>(same: bool, made: T) -> Result<T, BrokerError> {
     if same { Ok(made) } else { Err(BrokerError::RequestIdReused) }
 }
 
-fn seal(key: &DataKey, connection: &Connection, credential: &Credential) -> Sealed {
+pub(crate) fn seal(key: &DataKey, connection: &Connection, credential: &Credential) -> Sealed {
     let row = connection.id.to_string();
     // The same key at another address, where the address is a setting, is another account.
     let settings: Vec<String> =
@@ -343,10 +367,11 @@ fn seal(key: &DataKey, connection: &Connection, credential: &Credential) -> Seal
         credential: key.seal_credential(&place, credential).as_str().to_owned(),
         generation: connection.generation,
         fingerprint: key.fingerprint(&label, credential),
+        renewal: None,
     }
 }
 
-fn summary(credential: &Credential) -> BTreeMap<String, String> {
+pub(crate) fn summary(credential: &Credential) -> BTreeMap<String, String> {
     credential.names().map(|name| (name.to_owned(), "configured...[REDACTED]".to_owned())).collect()
 }
 

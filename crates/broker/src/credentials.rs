@@ -13,21 +13,17 @@ use crate::error::{FieldError, FieldReason};
 /// The most fields that one map may have.
 const MAX_FIELDS: usize = 64;
 
-/// The method of a provider that takes a typed-in credential.
-pub(crate) fn static_method(provider: &Provider, asked: Option<AuthMethod>) -> Result<&Method, BrokerError> {
+/// The method of a provider that is meant: if none is named, the one that takes a typed-in credential.
+pub(crate) fn method_of(provider: &Provider, asked: Option<AuthMethod>) -> Result<&Method, BrokerError> {
     let unknown = |problem: &str| FieldError::invalid("auth_method", problem).into();
     match asked {
-        Some(method) => {
-            let method =
-                provider.method(method).ok_or_else(|| unknown("the provider has no such auth method"))?;
-            if method.method.is_static() { Ok(method) } else { Err(BrokerError::OAuthClientMissing) }
-        }
+        Some(method) => provider.method(method).ok_or_else(|| unknown("the provider has no such auth method")),
         None => {
             let mut methods = provider.auth_methods.iter().filter(|method| method.method.is_static());
             match (methods.next(), methods.next()) {
                 (Some(only), None) => Ok(only),
                 (Some(_), Some(_)) => Err(unknown("must be given: the provider has several")),
-                (None, _) => Err(BrokerError::OAuthClientMissing),
+                (None, _) => Err(unknown("must be given: the provider has no method that takes a typed-in credential")),
             }
         }
     }

@@ -1,4 +1,4 @@
-use keyholder_domain::{ConnectionId, TransitionRefused};
+use keyholder_domain::{AuthorizationFailure, ConnectionId, TransitionRefused};
 use keyholder_store::StoreError;
 use keyholder_vault::OpenError;
 
@@ -76,6 +76,36 @@ pub enum BrokerError {
     /// The caller's: the connection is deleted.
     #[error("the connection is deleted")]
     ConnectionDeleted,
+    /// The caller's: no such authorization in this organization.
+    #[error("no such authorization")]
+    AuthorizationNotFound,
+    /// The caller's: the authorization is not where it can be completed.
+    #[error("the authorization is not ready")]
+    AuthorizationNotReady,
+    /// Nobody's: the authorization came to nothing.
+    #[error("the authorization came to nothing")]
+    AuthorizationFailed(Option<AuthorizationFailure>),
+    /// The caller's: not the verifier of the challenge.
+    #[error("the verifier is not the challenge's")]
+    CompletionRefused,
+    /// The caller's: a token is not typed in; its owner consents anew.
+    #[error("the credential is issued by the provider; the owner must consent anew")]
+    ConsentNeeded,
+    /// The operator's: nobody knows where browsers reach us.
+    #[error("no public_url is configured under [web]")]
+    NoPublicUrl,
+    /// The operator's: the provider does not take the OAuth client.
+    #[error("the provider does not take the OAuth client")]
+    OAuthClientRefused,
+    /// The provider's, and passing: it cannot be reached or does not work.
+    #[error("the provider is not available")]
+    ProviderUnavailable,
+    /// The provider's: it issued nothing for what it was given.
+    #[error("the provider issued no token")]
+    ProviderRefused,
+    /// Ours: a sealed value that is no connection's credential does not open.
+    #[error("a sealed value does not open")]
+    SecretUnreadable(#[source] OpenError),
     /// The caller's: no credential for this actor.
     #[error("the credential is refused")]
     Refused(Refusal),

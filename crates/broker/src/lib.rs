@@ -19,6 +19,7 @@ mod credentials;
 mod data_keys;
 mod error;
 mod grants;
+mod oauth;
 mod resolve;
 mod test;
 mod watch;
@@ -38,6 +39,11 @@ pub use caller::{Caller, Idempotency};
 pub use connections::{ConnectionUpdate, CreateConnection};
 pub use error::{BrokerError, FieldError, FieldReason};
 pub use grants::CreateGrant;
+pub use keyholder_upstream::oauth::{Client, ClientKey};
+pub use oauth::{
+    BrowserAnswer, Completion, Landing, LandingOutcome, OAuthClient, OAuthSettings, Opened, SetOAuthClient,
+    StartAuthorization, Started,
+};
 pub use keyholder_store::{AuditFilter, ConnectionFilter, GrantFilter, SchemaState, StoreError, Target};
 pub use resolve::{Access, AmbiguousCandidate, Answer, Ask, Refusal, Released, ReleasedCredential};
 pub use watch::{Watch, WatchFilter, Watched};
@@ -55,6 +61,7 @@ struct Inner {
     catalog: Catalog,
     keys: KeyRing,
     upstream: Upstream,
+    oauth: OAuthSettings,
     clock: Arc<dyn Clock>,
     found: Cache,
     data_keys: DataKeyCache,
@@ -62,13 +69,14 @@ struct Inner {
 }
 
 impl Broker {
-    /// A broker on a database, with the providers it knows, the keys that open its data keys, and the way to the
-    /// providers.
+    /// A broker on a database, with the providers it knows, the keys that open its data keys, the way to the providers,
+    /// and how people are asked for consent.
     pub fn new(
         store: Store,
         catalog: Catalog,
         keys: KeyRing,
         upstream: Upstream,
+        oauth: OAuthSettings,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -76,6 +84,7 @@ impl Broker {
             catalog,
             keys,
             upstream,
+            oauth,
             clock,
             found: Cache::new(),
             data_keys: DataKeyCache::new(),

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keyholder_catalog::{Injection, Method, Provider};
 use keyholder_domain::access::{Denial, Permit, Question, Right, decide, right_to_use};
@@ -18,7 +19,8 @@ use keyholder_store::{Candidate, Found, NewAuditEvent, Release, StoredConnection
 use keyholder_vault::{Credential, ExposeSecret, OpenError, Place, Sealed, SecretString};
 
 use crate::cache::Key;
-use crate::connections::CREDENTIAL;
+use crate::connections::{CREDENTIAL, setting};
+use crate::oauth::ACCESS_TOKEN;
 use crate::credentials::check_config;
 use crate::{Broker, BrokerError, Caller, FieldReason};
 
@@ -34,6 +36,8 @@ pub struct Ask {
     pub target: Target,
     /// The scopes that are needed.
     pub scopes: Scopes,
+    /// How long the credential must be good for, at least.
+    pub min_ttl: Duration,
     /// What for; kept in the audit.
     pub purpose: Text,
 }
@@ -116,6 +120,11 @@ pub struct Released {
 /// A credential in the shape of its auth method.
 #[derive(Debug)]
 pub enum ReleasedCredential {
+    /// An access token that an OAuth server issued.
+    OAuth2 {
+        /// The token.
+        access_token: SecretString,
+    },
     /// A key, and the other fields that the provider asks for.
     ApiKey {
         /// The key.
@@ -207,7 +216,7 @@ impl Broker {
         workload: &WorkloadId,
     ) -> Result<Access, BrokerError> {
         let found = self.store().find(caller.organization_id, &ask.actor, &ask.target).await?;
-        let question = Question { actor: &ask.actor, workload, scopes: &ask.scopes, now: self.now() };
+        let question = self.question(ask, workload);
         let rightful = |candidate: &&Candidate| {
             right_to_use(&question, &candidate.stored.connection, &candidate.grants).is_ok()
         };
@@ -237,7 +246,7 @@ impl Broker {
         if let Target::Provider { provider_id, .. } = &ask.target {
             self.usable_provider(caller, provider_id)?;
         }
-        let question = Question { actor: &ask.actor, workload, scopes: &ask.scopes, now: self.now() };
+        let question = self.question(ask, workload);
         let candidate = meant(&question, &ask.target, found)?;
         let connection = &candidate.stored.connection;
         if connection.state == ConnectionState::Deleted {
@@ -254,6 +263,11 @@ impl Broker {
             return Err(Refusal::UrlNotAllowed);
         }
         Ok(Chosen { candidate, provider, method, permit })
+    }
+
+    fn question<'a>(&self, ask: &'a Ask, workload: &'a WorkloadId) -> Question<'a> {
+        let now = self.now();
+        Question { actor: &ask.actor, workload, scopes: &ask.scopes, until: now + ask.min_ttl, now }
     }
 
     fn usable_provider(&self, caller: &Caller<'_>, id: &ProviderId) -> Result<&Provider, Refusal> {
@@ -324,7 +338,7 @@ impl Broker {
             credential,
             http,
             scopes: chosen.permit.scopes,
-            valid_until: None,
+            valid_until: connection.tokens.as_ref().and_then(|tokens| tokens.expire_time),
             generation: connection.generation,
             audit_event_id: release.audit_event_id,
         }))
@@ -451,7 +465,7 @@ fn render(
     credential: &Credential,
 ) -> Result<(ReleasedCredential, Injection), OpenError> {
     let field = |name: &str| credential.get(name).map(ExposeSecret::expose_secret);
-    let config = |name: &str| chosen.candidate.stored.connection.config.get(name).map(String::as_str);
+    let config = |name: &str| setting(&chosen.candidate.stored.connection, name);
     let http =
         chosen.method.render(chosen.provider, &field, &config).map_err(|_| OpenError::UnexpectedContent)?;
     let basic = chosen
@@ -479,7 +493,9 @@ fn render(
         AuthMethod::OAuth2Code
         | AuthMethod::OAuth2Device
         | AuthMethod::OAuth2ClientCredentials
-        | AuthMethod::JwtBearer => return Err(OpenError::UnexpectedContent),
+        | AuthMethod::JwtBearer => ReleasedCredential::OAuth2 {
+            access_token: credential.get(ACCESS_TOKEN).cloned().ok_or(OpenError::UnexpectedContent)?,
+        },
     };
     Ok((released, http))
 }

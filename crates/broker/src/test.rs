@@ -7,6 +7,7 @@ use keyholder_store::StoredConnection;
 use keyholder_upstream::Tested;
 use keyholder_vault::{Credential, ExposeSecret, OpenError, Sealed};
 
+use crate::connections::setting;
 use crate::{Broker, BrokerError, Caller};
 
 /// How long to wait before the same connection is tested again, in seconds; more than one test takes.
@@ -34,7 +35,7 @@ impl Broker {
         let test = method.test.clone().ok_or(BrokerError::TestNotAvailable)?;
         let credential = self.open_stored(&stored).await?;
         let field = |name: &str| credential.get(name).map(ExposeSecret::expose_secret);
-        let config = |name: &str| stored.connection.config.get(name).map(String::as_str);
+        let config = |name: &str| setting(&stored.connection, name);
         let request = match method.render_test(provider, &field, &config) {
             Ok(Some(request)) => request,
             Ok(None) | Err(_) => return Err(BrokerError::TestNotAvailable),
@@ -58,7 +59,7 @@ impl Broker {
         asking.await.unwrap_or(Err(BrokerError::Contended))
     }
 
-    async fn open_stored(&self, stored: &StoredConnection) -> Result<Credential, BrokerError> {
+    pub(crate) async fn open_stored(&self, stored: &StoredConnection) -> Result<Credential, BrokerError> {
         let connection_id = stored.connection.id;
         let unreadable = |source| BrokerError::CredentialUnreadable { connection_id, source };
         let sealed = stored.sealed.as_ref().ok_or(unreadable(OpenError::Malformed))?;

@@ -102,6 +102,8 @@ pub struct TokenAnswer {
     pub access_token: String,
     /// Where the refresh token is.
     pub refresh_token: String,
+    /// Further types of token that are as good as `bearer`.
+    pub token_types: Vec<String>,
     /// Where the granted scopes are.
     pub scope: String,
     /// What stands between two of them, where it is neither a space nor a comma.

@@ -1,7 +1,7 @@
 //! The access decision: may this actor, through this workload, use this connection, now?
 //!
 //! [`decide`] is a pure function of what was read. It knows nothing of policy files (which workload may
-//! speak as whom) and nothing of freshness; both are asked elsewhere, and each can only refuse.
+//! speak as whom), which is asked elsewhere and can only refuse.
 
 use crate::{
     Connection, ConnectionState, Generation, Grant, GrantId, GrantState, GrantTarget, Principal, Reason,
@@ -17,6 +17,8 @@ pub struct Question<'a> {
     pub workload: &'a WorkloadId,
     /// The scopes that the caller needs.
     pub scopes: &'a Scopes,
+    /// Until when the credential must be good, at least: now, or later if the caller needs more life than that.
+    pub until: Timestamp,
     /// When.
     pub now: Timestamp,
 }
@@ -61,6 +63,8 @@ pub enum Denial {
     ReauthorizationRequired,
     /// The connection itself lacks a scope that is needed.
     ScopeMissing,
+    /// The access token has ended, or ends too soon.
+    TokenExpired,
     /// The connection is deleted.
     ConnectionDeleted,
 }
@@ -78,6 +82,7 @@ impl Denial {
             Self::ConnectionDisabled => Reason::ConnectionDisabled,
             Self::ReauthorizationRequired => Reason::ReauthorizationRequired,
             Self::ScopeMissing => Reason::ScopeMissing,
+            Self::TokenExpired => Reason::TokenExpired,
             Self::ConnectionDeleted => Reason::ConnectionNotFound,
         }
     }
@@ -99,7 +104,11 @@ pub fn decide(question: &Question<'_>, connection: &Connection, grants: &[Grant]
         ConnectionState::ReauthorizationRequired => return Err(Denial::ReauthorizationRequired),
         ConnectionState::Deleted => return Err(Denial::ConnectionDeleted),
     }
-    if question.scopes.is_subset(&connection.scopes) { Ok(permit) } else { Err(Denial::ScopeMissing) }
+    if !question.scopes.is_subset(&connection.scopes) {
+        return Err(Denial::ScopeMissing);
+    }
+    let end = connection.tokens.as_ref().and_then(|tokens| tokens.expire_time);
+    if end.is_some_and(|end| end <= question.until) { Err(Denial::TokenExpired) } else { Ok(permit) }
 }
 
 /// Whether the actor has any right to the connection, whatever state the connection is in.

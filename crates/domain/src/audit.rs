@@ -45,6 +45,18 @@ audit_kinds! {
     ConnectionDeleted = "CONNECTION_DELETED",
     /// A connection's credential was tried at the provider; the reason says how it went.
     ConnectionTested = "CONNECTION_TESTED",
+    /// An authorization was begun.
+    AuthorizationStarted = "AUTHORIZATION_STARTED",
+    /// An authorization came to nothing; the reason says why.
+    AuthorizationFailed = "AUTHORIZATION_FAILED",
+    /// An owner consented again: a connection got new tokens.
+    ConnectionReauthorized = "CONNECTION_REAUTHORIZED",
+    /// A connection's access token was replaced by a newer one.
+    ConnectionRefreshed = "CONNECTION_REFRESHED",
+    /// A token was given back to its provider, or could not be; the reason says how it went.
+    TokenRevoked = "TOKEN_REVOKED",
+    /// An organization's OAuth client was set or removed.
+    OAuthClientChanged = "OAUTH_CLIENT_CHANGED",
     /// A grant was given.
     GrantCreated = "GRANT_CREATED",
     /// A grant was taken back.

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     AuthMethod, ConnectionId, Generation, Labels, LastTest, OrganizationId, Principal, ProviderId, Scopes,
-    Text, Timestamp,
+    Text, Timestamp, Tokens,
 };
 
 /// Where a connection stands. Only [`ConnectionState::Active`] ever releases.
@@ -76,6 +76,14 @@ impl ConnectionState {
             from => Err(TransitionRefused { from, to: Self::Active }),
         }
     }
+
+    /// The state after the owner has consented again. A connection that was switched off stays off.
+    pub fn authorize(self) -> Result<Self, TransitionRefused> {
+        match self {
+            Self::Pending => Ok(Self::Active),
+            other => other.replace_credentials(),
+        }
+    }
 }
 
 impl std::fmt::Display for ConnectionState {
@@ -124,6 +132,8 @@ pub struct Connection {
     pub config: BTreeMap<String, String>,
     /// The caller's own marks.
     pub labels: Labels,
+    /// What is known of its tokens, if an OAuth server issued its credential.
+    pub tokens: Option<Tokens>,
     /// How the last real call with the credential went.
     pub last_test: Option<LastTest>,
     /// Its version number.

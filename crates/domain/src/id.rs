@@ -76,6 +76,11 @@ prefixed_id!(
     "grant_"
 );
 prefixed_id!(
+    /// One OAuth flow.
+    AuthorizationId,
+    "authz_"
+);
+prefixed_id!(
     /// One line of the audit.
     AuditEventId,
     "audit_"

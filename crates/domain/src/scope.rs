@@ -60,6 +60,16 @@ impl Scopes {
         Self(self.0.intersection(&other.0).cloned().collect())
     }
 
+    /// The scopes of this set that are not in the other.
+    pub fn difference(&self, other: &Self) -> Self {
+        Self(self.0.difference(&other.0).cloned().collect())
+    }
+
+    /// The scopes that are in either set.
+    pub fn union(&self, other: &Self) -> Self {
+        Self(self.0.union(&other.0).cloned().collect())
+    }
+
     /// The scopes in order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(Scope::as_str)

@@ -27,6 +27,13 @@ impl Request {
         Self { method, target, headers: HeaderMap::new(), body: Bytes::new(), secret: true }
     }
 
+    /// The same request with another method.
+    #[must_use]
+    pub fn with_method(mut self, method: Method) -> Self {
+        self.method = method;
+        self
+    }
+
     /// Adds a header that is no secret.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {

@@ -18,6 +18,9 @@ pub struct Sealed {
     pub generation: Generation,
     /// A keyed hash that recognises the same credential twice.
     pub fingerprint: String,
+    /// What the next access token is got with, sealed like the credential; none where nothing renews it, and where a
+    /// resolve reads the row, which has no use for it.
+    pub renewal: Option<String>,
 }
 
 /// A connection as the database holds it.
@@ -82,6 +85,9 @@ macro_rules! connections {
                       config AS "config: Json<BTreeMap<String, String>>",
                       labels AS "labels: Json<BTreeMap<String, String>>",
                       last_test_time, last_test_class, last_test_http_status, last_test_summary,
+                      token_client_id, token_scopes_asked, token_expire_time, token_renewal_missing,
+                      token_idle_expire_time, token_absolute_expire_time, sealed_renewal,
+                      sealed_renewal IS NOT NULL AS "token_renewable!",
                       change, generation, create_time, update_time "#
                 + $after
             $(, $argument)*
@@ -245,14 +251,18 @@ impl Change {
         let connection = new.connection;
         let number = self.number();
         let fields: Vec<String> = connection.credential_summary.keys().cloned().collect();
+        let tokens = connection.tokens.as_ref();
+        let asked = tokens.map(|tokens| tokens.asked.to_strings());
         let result = sqlx::query!(
             "INSERT INTO connections (
                  organization_id, connection_id, owner, provider_id, auth_method, display_name,
                  account_id, account_name, account_email, scopes, state, state_reason,
                  sealed_credential, sealed_generation, credential_fingerprint, credential_fields,
-                 config, labels, request_id, request_fingerprint, change, generation, create_time, update_time
+                 config, labels, request_id, request_fingerprint, change, generation, create_time, update_time,
+                 sealed_renewal, token_client_id, token_scopes_asked, token_expire_time, token_renewal_missing,
+                 token_idle_expire_time, token_absolute_expire_time
              ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
-                       $21, $22, $23, $24)",
+                       $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31)",
             connection.organization_id.as_str(),
             connection.id.as_uuid(),
             connection.owner.as_str(),
@@ -277,6 +287,13 @@ impl Change {
             connection.generation.get(),
             connection.create_time,
             connection.update_time,
+            new.sealed.and_then(|sealed| sealed.renewal.as_deref()),
+            tokens.map(|tokens| tokens.client_id.as_str()),
+            asked.as_deref(),
+            tokens.and_then(|tokens| tokens.expire_time),
+            tokens.map(|tokens| tokens.renewal_missing),
+            tokens.and_then(|tokens| tokens.idle_expire_time),
+            tokens.and_then(|tokens| tokens.absolute_expire_time),
         )
         .execute(self.connection())
         .await?;
@@ -290,12 +307,16 @@ impl Change {
         let connection = &stored.connection;
         let number = self.number();
         let fields: Vec<String> = connection.credential_summary.keys().cloned().collect();
+        let tokens = connection.tokens.as_ref();
+        let asked = tokens.map(|tokens| tokens.asked.to_strings());
         let result = sqlx::query!(
             "UPDATE connections SET
                  display_name = $3, account_id = $4, account_name = $5, account_email = $6, scopes = $7,
                  state = $8, state_reason = $9, sealed_credential = $10, sealed_generation = $11,
                  credential_fingerprint = $12, credential_fields = $13, config = $14, labels = $15,
                  change = $16, generation = $17::bigint, update_time = $18,
+                 sealed_renewal = $19, token_client_id = $20, token_scopes_asked = $21, token_expire_time = $22,
+                 token_renewal_missing = $23, token_idle_expire_time = $24, token_absolute_expire_time = $25,
                  last_test_time = CASE WHEN $11 = sealed_generation AND config = $14 THEN last_test_time END,
                  last_test_class = CASE WHEN $11 = sealed_generation AND config = $14 THEN last_test_class END,
                  last_test_http_status = CASE WHEN $11 = sealed_generation AND config = $14 THEN last_test_http_status END,
@@ -319,6 +340,13 @@ impl Change {
             number,
             connection.generation.get(),
             connection.update_time,
+            stored.sealed.as_ref().and_then(|sealed| sealed.renewal.as_deref()),
+            tokens.map(|tokens| tokens.client_id.as_str()),
+            asked.as_deref(),
+            tokens.and_then(|tokens| tokens.expire_time),
+            tokens.map(|tokens| tokens.renewal_missing),
+            tokens.and_then(|tokens| tokens.idle_expire_time),
+            tokens.and_then(|tokens| tokens.absolute_expire_time),
         )
         .execute(self.connection())
         .await?;

@@ -43,13 +43,16 @@ macro_rules! run {
 }
 
 mod audit;
+mod authorizations;
 mod change;
 mod changes;
 mod connections;
 mod data_keys;
 mod error;
 mod grants;
+mod oauth_clients;
 mod release;
+mod revocations;
 mod row;
 mod schema;
 
@@ -59,13 +62,16 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgPool, Postgres, pool::PoolConnection};
 
 pub use audit::{AuditFilter, NewAuditEvent};
+pub use authorizations::{BrowserKey, NewAuthorization, StoredAuthorization};
 pub use change::Change;
 pub use changes::{ChangeFilter, ChangeNumber};
 pub use connections::{ConnectionFilter, NewConnection, Remembered, Sealed, StoredConnection};
 pub use data_keys::StoredDataKey;
 pub use error::StoreError;
 pub use grants::{GrantFilter, NewGrant};
+pub use oauth_clients::StoredOAuthClient;
 pub use release::{Candidate, Found, Release, Target};
+pub use revocations::{NewRevocation, RevocationOutcome, StoredRevocation};
 pub use schema::SchemaState;
 
 /// How to reach Postgres.

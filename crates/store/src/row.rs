@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use keyholder_domain::{
     Account, AuthMethod, Connection, ConnectionId, ConnectionState, Generation, Grant, GrantId, GrantTarget,
     Invalid, Labels, LastTest, OrganizationId, Principal, ProviderId, Scopes, TestClass, Text, Timestamp,
-    WorkloadId, WorkloadPattern,
+    Tokens, WorkloadId, WorkloadPattern,
 };
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -41,6 +41,14 @@ pub(crate) struct ConnectionRow {
     pub(crate) last_test_class: Option<String>,
     pub(crate) last_test_http_status: Option<i32>,
     pub(crate) last_test_summary: Option<String>,
+    pub(crate) token_client_id: Option<String>,
+    pub(crate) token_scopes_asked: Option<Vec<String>>,
+    pub(crate) token_expire_time: Option<Timestamp>,
+    pub(crate) token_renewal_missing: Option<bool>,
+    pub(crate) token_idle_expire_time: Option<Timestamp>,
+    pub(crate) token_absolute_expire_time: Option<Timestamp>,
+    pub(crate) sealed_renewal: Option<String>,
+    pub(crate) token_renewable: bool,
     pub(crate) change: i64,
     pub(crate) generation: i64,
     pub(crate) create_time: Timestamp,
@@ -78,6 +86,18 @@ impl TryFrom<ConnectionRow> for StoredConnection {
                 .collect(),
             config: row.config.0,
             labels: Labels::parse(labels).map_err(wrong("labels"))?,
+            tokens: match (row.token_client_id, row.token_scopes_asked) {
+                (Some(client_id), Some(asked)) => Some(Tokens {
+                    client_id: Text::parse(&client_id).map_err(wrong("token_client_id"))?,
+                    asked: Scopes::parse(&asked).map_err(wrong("token_scopes_asked"))?,
+                    expire_time: row.token_expire_time,
+                    renewable: row.token_renewable,
+                    renewal_missing: row.token_renewal_missing.unwrap_or(false),
+                    idle_expire_time: row.token_idle_expire_time,
+                    absolute_expire_time: row.token_absolute_expire_time,
+                }),
+                _ => None,
+            },
             last_test: match (row.last_test_time, row.last_test_class, row.last_test_summary) {
                 (Some(time), Some(class), Some(summary)) => Some(LastTest {
                     time,
@@ -98,6 +118,7 @@ impl TryFrom<ConnectionRow> for StoredConnection {
                 credential,
                 generation: Generation::new(generation).map_err(wrong("sealed_generation"))?,
                 fingerprint,
+                renewal: row.sealed_renewal,
             }),
             (None, None, None) => None,
             _ => return Err(wrong("sealed_credential")(Invalid("must be there in whole or not at all"))),

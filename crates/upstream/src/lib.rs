@@ -1,9 +1,10 @@
-//! What is said to providers. Today one thing: "is this credential good?"
+//! What is said to providers: "is this credential good?", and everything that OAuth has to say.
 //!
 //! Everything leaves through egress, which decides whether an address may be called at all. Nothing that a provider
 //! answers is passed on but what its definition names: what the answer says about the credential, and whose it
 //! is. Providers' texts, headers and bodies end here.
 
+pub mod oauth;
 mod test;
 
 use std::collections::BTreeMap;

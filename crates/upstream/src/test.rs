@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::Upstream;
 
 /// What is unreserved in a URL (RFC 3986, section 2.3) stays; everything else is encoded.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(crate) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// What came of a test.
 #[derive(Debug)]

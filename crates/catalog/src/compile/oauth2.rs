@@ -349,6 +349,7 @@ fn compile_answer(definition: TokenAnswerDefinition, place: &Place, findings: &m
     TokenAnswer {
         access_token,
         refresh_token,
+        token_types: definition.token_types,
         scope,
         scope_separator: definition.scope_separator,
         expires,

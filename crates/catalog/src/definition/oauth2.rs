@@ -133,6 +133,9 @@ pub(crate) struct TokenAnswerDefinition {
     /// Where the granted scopes are, as a text or a list. Left out, `/scope`.
     #[schemars(regex(pattern = "^/"))]
     pub(crate) scope: Option<String>,
+    /// Further types of token that go behind `Bearer` like the type `bearer`.
+    #[serde(default)]
+    pub(crate) token_types: Vec<String>,
     /// What stands between two granted scopes, if not what stands between two that are asked for. Spaces and
     /// commas are understood without it.
     pub(crate) scope_separator: Option<String>,

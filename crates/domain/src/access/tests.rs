@@ -6,7 +6,7 @@ use time::Duration;
 use super::*;
 use crate::{
     Account, AuthMethod, ConnectionId, Generation, GrantId, Labels, OrganizationId, ProviderId, Text,
-    WorkloadPattern,
+    Tokens, WorkloadPattern,
 };
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -27,6 +27,7 @@ fn connection(owner: &str, state: ConnectionState, scopes: &[&str]) -> Connectio
         config: BTreeMap::new(),
         labels: Labels::default(),
         last_test: None,
+        tokens: None,
         generation: Generation::FIRST,
         create_time: NOW,
         update_time: NOW,
@@ -56,9 +57,34 @@ fn ask(actor: &str, scopes: &[&str], connection: &Connection, grants: &[Grant]) 
         actor: &Principal::parse(actor).unwrap(),
         workload: &WorkloadId::parse("spiffe://td/gateway").unwrap(),
         scopes: &Scopes::parse(scopes).unwrap(),
+        until: NOW,
         now: NOW,
     };
     decide(&question, connection, grants)
+}
+
+#[test]
+fn a_token_is_released_only_while_it_is_good_for_as_long_as_asked() {
+    let second = time::Duration::SECOND;
+    let mut connection = connection("user:u", ConnectionState::Active, &[]);
+    let ends = |end| Some(Tokens { expire_time: end, ..Tokens::default() });
+    let asked_for = |connection: &Connection, life: time::Duration| {
+        let question = Question {
+            actor: &Principal::parse("user:u").unwrap(),
+            workload: &WorkloadId::parse("spiffe://td/gateway").unwrap(),
+            scopes: &Scopes::default(),
+            until: NOW + life,
+            now: NOW,
+        };
+        decide(&question, connection, &[]).map(drop)
+    };
+    connection.tokens = ends(Some(NOW + second * 60));
+    assert_eq!(asked_for(&connection, second * 59), Ok(()));
+    assert_eq!(asked_for(&connection, second * 60), Err(Denial::TokenExpired));
+    connection.tokens = ends(Some(NOW));
+    assert_eq!(asked_for(&connection, second * 0), Err(Denial::TokenExpired));
+    connection.tokens = ends(None);
+    assert_eq!(asked_for(&connection, second * 3_600), Ok(()), "an unknown end is not an end");
 }
 
 #[test]
@@ -204,7 +230,7 @@ proptest! {
     ) {
         let actor = Principal::parse(actor).unwrap();
         let workload = WorkloadId::parse("spiffe://td/gateway").unwrap();
-        let question = Question { actor: &actor, workload: &workload, scopes: &scopes, now: NOW };
+        let question = Question { actor: &actor, workload: &workload, scopes: &scopes, until: NOW, now: NOW };
         if let Ok(permit) = decide(&question, &connection, &grants) {
             prop_assert_eq!(connection.state, ConnectionState::Active);
             prop_assert!(scopes.is_subset(&connection.scopes) && scopes.is_subset(&permit.scopes));
@@ -237,7 +263,7 @@ proptest! {
     ) {
         let actor = Principal::parse(actor).unwrap();
         let workload = WorkloadId::parse("spiffe://td/gateway").unwrap();
-        let question = Question { actor: &actor, workload: &workload, scopes: &scopes, now: NOW };
+        let question = Question { actor: &actor, workload: &workload, scopes: &scopes, until: NOW, now: NOW };
         let fewer = decide(&question, &connection, &grants).is_ok();
         grants.insert(place.index(grants.len() + 1), another);
         let more = decide(&question, &connection, &grants).is_ok();

@@ -82,6 +82,7 @@ pub(crate) fn sealed() -> Sealed {
         credential: "enc:v1:dk_1:AAAA".into(),
         generation: Generation::FIRST,
         fingerprint: format!("f{}", now().unix_timestamp_nanos()),
+        renewal: None,
     }
 }
 
@@ -102,6 +103,7 @@ pub(crate) fn connection(organization_id: &str, number: u8) -> Connection {
         config: BTreeMap::from([("base_url".into(), "https://api.example.com".into())]),
         labels: Labels::parse([("team", "a")]).unwrap(),
         last_test: None,
+        tokens: None,
         generation: Generation::FIRST,
         create_time: now(),
         update_time: now(),

@@ -38,6 +38,10 @@ fn every_query_names_the_organization() {
             // Which key-encryption keys are in use at all, for the operator.
             continue;
         }
+        if query.ends_with("FROM authorizations WHERE ticket_hash = $1 OR state_hash = $2") {
+            // A browser names no organization: the hash of its secret finds the flow, and so the organization.
+            continue;
+        }
         let names = query.contains("organization_id = $1")
             || query.contains("( organization_id")
             || query.contains("(organization_id")

@@ -1,0 +1,238 @@
+//! Connections whose credential is issued without a browser: to a client of the owner's own, for an assertion, or
+//! elsewhere before, to be looked after here from now on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use keyholder_catalog::{Method, Provider};
+use keyholder_domain::{
+    AuditKind, AuthMethod, Connection, ConnectionId, ConnectionState, Generation, Scopes, Text, Tokens,
+};
+use keyholder_store::NewConnection;
+use keyholder_upstream::oauth::{Client, TokenAnswer, TokenRequest, TokenSet};
+use keyholder_vault::{Credential, ExposeSecret as _, SecretString, random_bytes};
+
+use super::authorize::provider_fault;
+use super::finish::{ACCESS_TOKEN, Issued, REFRESH_TOKEN, credential, renewal_spot};
+use super::server;
+use crate::connections::{CreateConnection, same_request, seal, summary};
+use crate::credentials::{check_config, check_credential};
+use crate::error::FieldError;
+use crate::{Broker, BrokerError, Caller};
+
+/// A credential that was issued, with what gets the next one.
+struct Got {
+    client_id: Text,
+    issued: Issued,
+    renewal: Option<Credential>,
+}
+
+impl Broker {
+    /// Connects an account by a method whose credential is issued, without asking anybody for consent.
+    pub(crate) async fn create_issued(
+        &self,
+        caller: &Caller<'_>,
+        create: CreateConnection,
+        provider: &Provider,
+        method: &Method,
+    ) -> Result<Connection, BrokerError> {
+        let mut errors = Vec::new();
+        check_config(provider, self.url_rules(), &create.config, &mut errors);
+        let given = match method.method {
+            AuthMethod::OAuth2Code | AuthMethod::OAuth2Device => check_tokens(&create.credentials, &mut errors),
+            _ if method.fields.is_empty() && create.credentials.is_empty() => Credential::from_fields(BTreeMap::new()),
+            _ => check_credential(method, create.credentials.clone(), &mut errors),
+        };
+        if !errors.is_empty() {
+            return Err(BrokerError::Fields(errors));
+        }
+        let request_fingerprint = match &create.idempotency {
+            None => None,
+            Some(request) => {
+                let mut change = self.store().change(caller.organization_id).await?;
+                let key = self.sealing_key(caller.organization_id, &mut change).await?;
+                let fingerprint = key.fingerprint_bytes("create_connection", &request.body);
+                if let Some(found) = change.remembered_connection(&request.request_id).await? {
+                    return same_request(found.fingerprint == fingerprint, found.made.connection);
+                }
+                change.commit().await?;
+                Some(fingerprint)
+            }
+        };
+        let scopes = if create.scopes.is_empty() { provider.default_scopes.clone() } else { create.scopes.clone() };
+        let got = self.get(caller, &create, provider, method, given, &scopes).await?;
+        self.insert_issued(caller, create, provider, method, scopes, got, request_fingerprint).await
+    }
+
+    async fn get(
+        &self,
+        caller: &Caller<'_>,
+        create: &CreateConnection,
+        provider: &Provider,
+        method: &Method,
+        given: Credential,
+        scopes: &Scopes,
+    ) -> Result<Got, BrokerError> {
+        let client = self.client_for(caller, provider, method, &given).await?;
+        let speaks = server(provider, &client, &create.config)?;
+        let request = match method.method {
+            AuthMethod::OAuth2ClientCredentials => TokenRequest::Client { scopes },
+            AuthMethod::JwtBearer => TokenRequest::Assertion { fields: &given, scopes },
+            _ => return self.import(create, provider, method, &client, given).await,
+        };
+        let answer = self.0.upstream.ask_for_tokens(&speaks, &request, self.now()).await;
+        let answer: TokenAnswer = answer.map_err(provider_fault)?;
+        let issued = self.issue(provider, method, &client, create.config.clone(), &answer, None).await;
+        let issued = issued.map_err(provider_fault)?;
+        let client_id = Text::parse(&client.id).map_err(|_| BrokerError::OAuthClientMissing)?;
+        Ok(Got { client_id, issued, renewal: Some(given) })
+    }
+
+    /// The client that asks: the owner's own where the method lets them type one in, nobody where an assertion says who
+    /// asks, else the one that is configured.
+    async fn client_for(
+        &self,
+        caller: &Caller<'_>,
+        provider: &Provider,
+        method: &Method,
+        given: &Credential,
+    ) -> Result<Arc<Client>, BrokerError> {
+        match (method.method, given.get("client_id")) {
+            (AuthMethod::JwtBearer, _) => Ok(Arc::new(Client { id: String::new(), secrets: Vec::new(), key: None })),
+            (AuthMethod::OAuth2ClientCredentials, Some(id)) => Ok(Arc::new(Client {
+                id: id.expose_secret().to_owned(),
+                secrets: given.get("client_secret").cloned().into_iter().collect(),
+                key: None,
+            })),
+            _ => self.client(caller.organization_id, provider).await,
+        }
+    }
+
+    /// Takes over tokens that were issued elsewhere, to the same client. Nobody else may refresh them from now on.
+    async fn import(
+        &self,
+        create: &CreateConnection,
+        provider: &Provider,
+        method: &Method,
+        client: &Client,
+        given: Credential,
+    ) -> Result<Got, BrokerError> {
+        let token = |name: &str| given.get(name).cloned();
+        let access_token = token(ACCESS_TOKEN).unwrap_or_else(|| SecretString::from(""));
+        let answer = TokenSet {
+            access_token,
+            refresh_token: token(REFRESH_TOKEN),
+            scopes: None,
+            expire_time: create.token_expire_time,
+            refresh_expire_time: None,
+            account: None,
+            config: BTreeMap::new(),
+        };
+        let account = self
+            .account_of_token(provider, method, client, &answer.access_token, &create.config)
+            .await
+            .map_err(provider_fault)?;
+        let renewal =
+            answer.refresh_token.clone().map(|token| Credential::from_fields([(REFRESH_TOKEN.to_owned(), token)].into()));
+        let client_id = Text::parse(&client.id).map_err(|_| BrokerError::OAuthClientMissing)?;
+        let issued = Issued { tokens: answer, config: create.config.clone(), account };
+        Ok(Got { client_id, issued, renewal })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what was asked for, and what came of it")]
+    async fn insert_issued(
+        &self,
+        caller: &Caller<'_>,
+        create: CreateConnection,
+        provider: &Provider,
+        method: &Method,
+        asked: Scopes,
+        got: Got,
+        request_fingerprint: Option<String>,
+    ) -> Result<Connection, BrokerError> {
+        let now = self.now();
+        let Got { client_id, issued, renewal } = got;
+        let credential = credential(&issued);
+        let expected = provider
+            .oauth2
+            .as_deref()
+            .is_some_and(|recipe| recipe.refresh.reuse != keyholder_catalog::oauth2::Reuse::NoRefresh);
+        let account = if create.account.id.is_empty() { issued.account.clone() } else { create.account };
+        let connection = Connection {
+            id: ConnectionId::new(now, random_bytes()),
+            organization_id: caller.organization_id.clone(),
+            owner: create.owner,
+            provider_id: create.provider_id,
+            auth_method: method.method,
+            display_name: create.display_name,
+            account,
+            scopes: issued.tokens.scopes.clone().unwrap_or_else(|| asked.clone()),
+            state: ConnectionState::Active,
+            state_reason: Text::default(),
+            credential_summary: summary(&credential),
+            config: issued.config.clone(),
+            labels: create.labels,
+            tokens: Some(Tokens {
+                client_id,
+                asked,
+                expire_time: issued.tokens.expire_time,
+                renewable: renewal.is_some(),
+                renewal_missing: expected && renewal.is_none() && issued.tokens.expire_time.is_some(),
+                idle_expire_time: issued.tokens.refresh_expire_time,
+                absolute_expire_time: None,
+            }),
+            last_test: None,
+            generation: Generation::FIRST,
+            create_time: now,
+            update_time: now,
+        };
+        let mut change = self.store().change(caller.organization_id).await?;
+        let key = self.sealing_key(caller.organization_id, &mut change).await?;
+        let mut sealed = seal(&key, &connection, &credential);
+        if let Some(renewal) = &renewal {
+            let row = connection.id.to_string();
+            let spot = renewal_spot(&connection, &row, connection.generation);
+            sealed.renewal = Some(Self::seal_fields(&key, spot, renewal));
+            if method.method != AuthMethod::OAuth2Code {
+                // The access token is another one each time; what the owner typed in is what tells accounts apart.
+                sealed.fingerprint = key.fingerprint("renewal", renewal);
+            }
+        }
+        if let Some(id) = change.same_account(&connection, &sealed.fingerprint).await? {
+            return Err(BrokerError::ConnectionExists(id));
+        }
+        let request = create
+            .idempotency
+            .as_ref()
+            .map(|request| &request.request_id)
+            .zip(request_fingerprint.as_deref());
+        change
+            .insert_connection(&NewConnection { connection: &connection, sealed: Some(&sealed), request })
+            .await?;
+        self.record_connection(caller, &mut change, AuditKind::ConnectionCreated, &connection).await?;
+        change.commit().await?;
+        Ok(connection)
+    }
+}
+
+/// Tokens that were issued elsewhere.
+fn check_tokens(given: &BTreeMap<String, SecretString>, errors: &mut Vec<FieldError>) -> Credential {
+    let known = [ACCESS_TOKEN, REFRESH_TOKEN];
+    if given.keys().any(|name| !known.contains(&name.as_str())) {
+        let problem = "has a field that is not asked for; tokens to take over are access_token and refresh_token";
+        errors.push(FieldError::invalid("credentials", problem));
+    }
+    if !given.contains_key(ACCESS_TOKEN) {
+        let problem = "must be given; to ask the owner for consent, call StartAuthorization";
+        errors.push(FieldError::invalid("credentials.access_token", problem));
+    }
+    for name in known {
+        let Some(token) = given.get(name) else { continue };
+        let text = token.expose_secret();
+        if text.is_empty() || text.len() > 64 * 1024 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let problem = "must be 1 to 65536 visible ASCII characters";
+            errors.push(FieldError::invalid(format!("credentials.{name}"), problem));
+        }
+    }
+    Credential::from_fields(given.clone())
+}
