@@ -87,12 +87,16 @@ pub(crate) struct MethodDefinition {
     /// The name of a field that is not secret and that tells one account from another.
     pub(crate) account_id: Option<String>,
     /// How the credential is put on a request. What is issued is `{credential.access_token}`, and goes behind
-    /// `Bearer` unless something else is said.
+    /// `Bearer` unless something else is said. For the `oauth2_…` methods, `{config.client_id}` stands for the
+    /// client's id.
     pub(crate) http: Option<HttpDefinition>,
     /// The request that proves a credential. Where an account is connected by OAuth, it also tells whose it is.
     pub(crate) test: Option<TestDefinition>,
     /// Why there is no such request, in a sentence for people.
     pub(crate) no_test: Option<String>,
+    /// The scopes that this method asks for when a caller names none, in place of the provider's. Empty means
+    /// that none are asked for. Only for what is issued.
+    pub(crate) default_scopes: Option<Vec<String>>,
 }
 
 /// How the credential is put on a request. Every name and value is a template: `{credential.name}` and

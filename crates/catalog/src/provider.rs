@@ -83,6 +83,9 @@ pub struct Method {
     pub test: Option<Test>,
     /// Why there is no test, in a sentence for people, if the definition says it.
     pub no_test: Option<String>,
+    /// The scopes that are asked for when a caller names none, in place of [`Provider::default_scopes`]. Empty
+    /// means that none are asked for.
+    pub default_scopes: Option<Scopes>,
 }
 
 impl Method {

@@ -259,6 +259,7 @@ impl Recipe<'_> {
                 parameters,
             },
             sends_scope: definition.sends_scope,
+            sends_redirect_uri: definition.sends_redirect_uri,
             scope: definition.scope,
             access_token_lifetime: definition.access_token_seconds.map(seconds),
             earliest: definition.earliest_seconds.map(seconds),
