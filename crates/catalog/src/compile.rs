@@ -13,12 +13,14 @@ use keyholder_domain::{AuthMethod, Principal, PrincipalType, ProviderId, Scope, 
 use serde_json::Value;
 use url::Url;
 
-use crate::definition::{CapabilityDefinition, Definition, OAuth2Definition, ScopeDefinition};
+use crate::definition::{
+    CapabilityDefinition, Definition, FactsFromDefinition, OAuth2Definition, ScopeDefinition,
+};
 use crate::findings::{Finding, Findings};
+use crate::oauth2::OAuth2;
 use crate::schema::schema_value;
 use crate::tree::{Place, Tree};
-use crate::oauth2::OAuth2;
-use crate::{Capability, Field, KnownScope, Method, Provider, check_https_url, shape};
+use crate::{Capability, FactsFrom, Field, KnownScope, Method, Provider, check_https_url, shape};
 use field::{compile_fields, is_name};
 use method::{Provided, compile_base_url, compile_methods};
 use oauth2::compile_oauth2;
@@ -101,6 +103,10 @@ fn compile_provider(definition: Definition, file: &Path, findings: &mut Findings
         name: definition.name,
         documentation_url: definition.documentation_url,
         facts_checked: definition.facts_checked,
+        facts_from: match definition.facts_from {
+            None | Some(FactsFromDefinition::Documentation) => FactsFrom::Documentation,
+            Some(FactsFromDefinition::Libraries) => FactsFrom::Libraries,
+        },
         base_url,
         auth_methods,
         oauth2,

@@ -31,12 +31,14 @@ pub(crate) struct Definition {
     pub(crate) id: String,
     /// The provider's name, as people know it.
     pub(crate) name: String,
-    /// The page of the provider's own documentation that the facts were taken from.
+    /// The page of the provider's own documentation that tells the facts.
     #[schemars(regex(pattern = "^https://"))]
     pub(crate) documentation_url: String,
-    /// The day on which the facts were last compared with that page, as YYYY-MM-DD.
+    /// The day on which the facts were last compared with what `facts_from` names, as YYYY-MM-DD.
     #[schemars(regex(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"))]
     pub(crate) facts_checked: String,
+    /// Where the facts come from. Left out, from the documentation.
+    pub(crate) facts_from: Option<FactsFromDefinition>,
     /// Where requests go: an https URL, which may hold `{config.…}`. A base URL that is nothing but one
     /// reference to an optional field is left out when the field is.
     pub(crate) base_url: Option<String>,
@@ -62,6 +64,17 @@ pub(crate) struct Definition {
     /// The provider's separate services, each with its own scopes and perhaps its own base URL.
     #[serde(default)]
     pub(crate) capabilities: Vec<CapabilityDefinition>,
+}
+
+/// Where the facts come from.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FactsFromDefinition {
+    /// From the provider's documentation, with which they were compared.
+    Documentation,
+    /// At least in part from client libraries under a permissive license; that part was not compared with the
+    /// provider's documentation.
+    Libraries,
 }
 
 fn every_service() -> Vec<String> {
