@@ -125,7 +125,10 @@ fn compile_recipe(
     findings: &mut Findings,
 ) -> Option<OAuth2> {
     if config.iter().any(|field| field.name == CLIENT_ID) {
-        findings.add(&Place::default().key("config"), "must not have a field client_id: it stands for the client");
+        findings.add(
+            &Place::default().key("config"),
+            "must not have a field client_id: it stands for the client",
+        );
     }
     config.push(Field::plain(CLIENT_ID));
     let assertion = methods.iter_mut().find(|method| method.method == AuthMethod::JwtBearer);

@@ -13,10 +13,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 pub(crate) use oauth2::{
-    AccountSource, AlgorithmDefinition, AssertionDefinition, AuthorizeDefinition, ClientAuthenticationDefinition,
-    ExchangeDefinition, ExpiryUnit, FormatOfRequest, OAuth2Definition, PkceDefinition, RefreshDefinition,
-    RefreshWithDefinition, ReuseDefinition, RevokeAuthentication, RevokeDefinition, RevokeRequest,
-    SendAssertionDefinition, TokenAccountDefinition, TokenAnswerDefinition,
+    AccountSource, AlgorithmDefinition, AssertionDefinition, AuthorizeDefinition,
+    ClientAuthenticationDefinition, ExchangeDefinition, ExpiryUnit, FormatOfRequest, OAuth2Definition,
+    PkceDefinition, RefreshDefinition, RefreshWithDefinition, ReuseDefinition, RevokeAuthentication,
+    RevokeDefinition, RevokeRequest, SendAssertionDefinition, TokenAccountDefinition, TokenAnswerDefinition,
 };
 pub(crate) use test::{AccountDefinition, AnswerDefinition, Constant, ErrorDefinition, TestDefinition};
 

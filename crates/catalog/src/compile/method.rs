@@ -2,9 +2,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use keyholder_domain::{AuthMethod, Scopes};
 
-use super::{CLIENT_ID, check_text, compile_scope_set};
 use super::field::{check_credential, compile_fields};
 use super::test::check_test;
+use super::{CLIENT_ID, check_text, compile_scope_set};
 use crate::definition::{HttpDefinition, MethodDefinition};
 use crate::field::{check_header_name, check_token, is_cookie_text, is_header_text};
 use crate::findings::Findings;
@@ -144,11 +144,14 @@ fn check_issued(method: &Method, place: &Place, findings: &mut Findings) {
     }
     let names: Vec<&str> = method.fields.iter().map(|field| field.name.as_str()).collect();
     match method.method {
-        AuthMethod::OAuth2ClientCredentials if !names.is_empty() && names != ["client_id", "client_secret"] => {
+        AuthMethod::OAuth2ClientCredentials
+            if !names.is_empty() && names != ["client_id", "client_secret"] =>
+        {
             findings.add(&place.key("fields"), "must be client_id and client_secret, or left out");
         }
         AuthMethod::OAuth2Code | AuthMethod::OAuth2Device if !names.is_empty() => {
-            findings.add(&place.key("fields"), "must be left out: the owner types nothing in for this method");
+            findings
+                .add(&place.key("fields"), "must be left out: the owner types nothing in for this method");
         }
         AuthMethod::JwtBearer if names.is_empty() => {
             findings.add(&place.key("fields"), "must not be empty: there is nothing to make an assertion of");
