@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
 
 use include_dir::{Dir, include_dir};
 use keyholder_domain::ProviderId;
@@ -14,13 +15,24 @@ use crate::{Finding, Provider};
 /// The built-in definitions.
 pub(crate) static BUILTIN: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/providers");
 
+/// The built-in providers. Compiled once: it takes a while without optimization, and they never change.
+static BUILTIN_PROVIDERS: LazyLock<BTreeMap<ProviderId, Arc<Provider>>> = LazyLock::new(|| {
+    let providers = BUILTIN.files().map(|file| {
+        let text = file.contents_utf8().unwrap_or_default();
+        let compiled = compile(file.path(), text);
+        let provider = compiled.provider.expect("a test compiles every built-in definition");
+        (provider.id.clone(), Arc::new(provider))
+    });
+    providers.collect()
+});
+
 /// The longest definition, in bytes.
 const MAX_FILE_LEN: u64 = 256 * 1024;
 
-/// Every provider that is known.
+/// Every provider that is known. A clone is cheap.
 #[derive(Debug, Clone)]
 pub struct Catalog {
-    providers: BTreeMap<ProviderId, Provider>,
+    providers: BTreeMap<ProviderId, Arc<Provider>>,
 }
 
 /// Why a catalog cannot be loaded.
@@ -63,13 +75,7 @@ impl fmt::Display for LintReport {
 impl Catalog {
     /// The built-in providers.
     pub fn builtin() -> Self {
-        let providers = BUILTIN.files().map(|file| {
-            let text = file.contents_utf8().unwrap_or_default();
-            let compiled = compile(file.path(), text);
-            let provider = compiled.provider.expect("a test compiles every built-in definition");
-            (provider.id.clone(), provider)
-        });
-        Self { providers: providers.collect() }
+        Self { providers: BUILTIN_PROVIDERS.clone() }
     }
 
     /// The built-in providers and, if there is one, those of an operator's directory. A definition with a
@@ -81,18 +87,18 @@ impl Catalog {
         if !loaded.report.is_clean() {
             return Err(LoadError::Invalid(loaded.report));
         }
-        catalog.providers.extend(loaded.providers.into_iter().map(|it| (it.id.clone(), it)));
+        catalog.providers.extend(loaded.providers.into_iter().map(|it| (it.id.clone(), Arc::new(it))));
         Ok(catalog)
     }
 
     /// The provider of an id.
     pub fn get(&self, id: &ProviderId) -> Option<&Provider> {
-        self.providers.get(id)
+        self.providers.get(id).map(Arc::as_ref)
     }
 
     /// Every provider, in the order of the ids.
     pub fn iter(&self) -> impl Iterator<Item = &Provider> {
-        self.providers.values()
+        self.providers.values().map(Arc::as_ref)
     }
 }
 

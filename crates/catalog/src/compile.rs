@@ -13,17 +13,19 @@ use keyholder_domain::{AuthMethod, Principal, PrincipalType, ProviderId, Scope, 
 use serde_json::Value;
 use url::Url;
 
-use crate::definition::{CapabilityDefinition, Definition, OAuth2Definition, ScopeDefinition};
+use crate::definition::{
+    CapabilityDefinition, Definition, FactsFromDefinition, OAuth2Definition, ScopeDefinition,
+};
 use crate::findings::{Finding, Findings};
+use crate::oauth2::OAuth2;
 use crate::schema::schema_value;
 use crate::tree::{Place, Tree};
-use crate::oauth2::OAuth2;
-use crate::{Capability, Field, KnownScope, Method, Provider, check_https_url, shape};
+use crate::{Capability, FactsFrom, Field, KnownScope, Method, Provider, check_https_url, shape};
 use field::{compile_fields, is_name};
-use method::{compile_base_url, compile_methods};
+use method::{Provided, compile_base_url, compile_methods};
 use oauth2::compile_oauth2;
 
-/// Stands for the client's id in the templates of a recipe.
+/// Stands for the client's id in the templates of a recipe, and of the methods that ask as a client.
 const CLIENT_ID: &str = "client_id";
 
 /// Generated once: it is the same for every file.
@@ -84,14 +86,15 @@ fn compile_provider(definition: Definition, file: &Path, findings: &mut Findings
     let base_url = definition
         .base_url
         .and_then(|text| compile_base_url(&text, &root.key("base_url"), &mut config, findings));
-    let mut auth_methods = compile_methods(definition.auth_methods, has_base_url, &mut config, findings);
+    let scopes = compile_scopes(definition.scopes, findings);
+    let provided = Provided { has_base_url, scopes: &scopes };
+    let mut auth_methods = compile_methods(definition.auth_methods, &provided, &mut config, findings);
     let oauth2 = definition
         .oauth2
         .and_then(|recipe| compile_recipe(recipe, &mut config, &mut auth_methods, findings).map(Arc::new));
     check_recipe(oauth2.as_deref(), &auth_methods, findings);
     field::check_config(&config, findings);
 
-    let scopes = compile_scopes(definition.scopes, findings);
     let default_scopes =
         compile_scope_set(&definition.default_scopes, &scopes, &root.key("default_scopes"), findings);
     let capabilities = compile_capabilities(definition.capabilities, &scopes, findings);
@@ -100,6 +103,10 @@ fn compile_provider(definition: Definition, file: &Path, findings: &mut Findings
         name: definition.name,
         documentation_url: definition.documentation_url,
         facts_checked: definition.facts_checked,
+        facts_from: match definition.facts_from {
+            None | Some(FactsFromDefinition::Documentation) => FactsFrom::Documentation,
+            Some(FactsFromDefinition::Libraries) => FactsFrom::Libraries,
+        },
         base_url,
         auth_methods,
         oauth2,
@@ -118,7 +125,10 @@ fn compile_recipe(
     findings: &mut Findings,
 ) -> Option<OAuth2> {
     if config.iter().any(|field| field.name == CLIENT_ID) {
-        findings.add(&Place::default().key("config"), "must not have a field client_id: it stands for the client");
+        findings.add(
+            &Place::default().key("config"),
+            "must not have a field client_id: it stands for the client",
+        );
     }
     config.push(Field::plain(CLIENT_ID));
     let assertion = methods.iter_mut().find(|method| method.method == AuthMethod::JwtBearer);

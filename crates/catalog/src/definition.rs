@@ -13,10 +13,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 pub(crate) use oauth2::{
-    AccountSource, AlgorithmDefinition, AssertionDefinition, AuthorizeDefinition, ClientAuthenticationDefinition,
-    ExchangeDefinition, ExpiryUnit, FormatOfRequest, OAuth2Definition, PkceDefinition, RefreshDefinition,
-    RefreshWithDefinition, ReuseDefinition, RevokeAuthentication, RevokeDefinition, RevokeRequest,
-    SendAssertionDefinition, TokenAccountDefinition, TokenAnswerDefinition,
+    AccountSource, AlgorithmDefinition, AssertionDefinition, AuthorizeDefinition,
+    ClientAuthenticationDefinition, ExchangeDefinition, ExpiryUnit, FormatOfRequest, OAuth2Definition,
+    PkceDefinition, RefreshDefinition, RefreshWithDefinition, ReuseDefinition, RevokeAuthentication,
+    RevokeDefinition, RevokeRequest, SendAssertionDefinition, TokenAccountDefinition, TokenAnswerDefinition,
 };
 pub(crate) use test::{AccountDefinition, AnswerDefinition, Constant, ErrorDefinition, TestDefinition};
 
@@ -31,12 +31,14 @@ pub(crate) struct Definition {
     pub(crate) id: String,
     /// The provider's name, as people know it.
     pub(crate) name: String,
-    /// The page of the provider's own documentation that the facts were taken from.
+    /// The page of the provider's own documentation that tells the facts.
     #[schemars(regex(pattern = "^https://"))]
     pub(crate) documentation_url: String,
-    /// The day on which the facts were last compared with that page, as YYYY-MM-DD.
+    /// The day on which the facts were last compared with what `facts_from` names, as YYYY-MM-DD.
     #[schemars(regex(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"))]
     pub(crate) facts_checked: String,
+    /// Where the facts come from. Left out, from the documentation.
+    pub(crate) facts_from: Option<FactsFromDefinition>,
     /// Where requests go: an https URL, which may hold `{config.…}`. A base URL that is nothing but one
     /// reference to an optional field is left out when the field is.
     pub(crate) base_url: Option<String>,
@@ -64,6 +66,17 @@ pub(crate) struct Definition {
     pub(crate) capabilities: Vec<CapabilityDefinition>,
 }
 
+/// Where the facts come from.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FactsFromDefinition {
+    /// From the provider's documentation, with which they were compared.
+    Documentation,
+    /// At least in part from client libraries under a permissive license; that part was not compared with the
+    /// provider's documentation.
+    Libraries,
+}
+
 fn every_service() -> Vec<String> {
     vec!["*".to_owned()]
 }
@@ -87,12 +100,16 @@ pub(crate) struct MethodDefinition {
     /// The name of a field that is not secret and that tells one account from another.
     pub(crate) account_id: Option<String>,
     /// How the credential is put on a request. What is issued is `{credential.access_token}`, and goes behind
-    /// `Bearer` unless something else is said.
+    /// `Bearer` unless something else is said. For the `oauth2_…` methods, `{config.client_id}` stands for the
+    /// client's id.
     pub(crate) http: Option<HttpDefinition>,
     /// The request that proves a credential. Where an account is connected by OAuth, it also tells whose it is.
     pub(crate) test: Option<TestDefinition>,
     /// Why there is no such request, in a sentence for people.
     pub(crate) no_test: Option<String>,
+    /// The scopes that this method asks for when a caller names none, in place of the provider's. Empty means
+    /// that none are asked for. Only for what is issued.
+    pub(crate) default_scopes: Option<Vec<String>>,
 }
 
 /// How the credential is put on a request. Every name and value is a template: `{credential.name}` and

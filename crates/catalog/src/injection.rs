@@ -100,6 +100,10 @@ impl Provider {
 impl Method {
     /// Puts a credential on a request.
     ///
+    /// For the methods that ask an OAuth server as a client, that is `oauth2_code`, `oauth2_device` and
+    /// `oauth2_client_credentials`, `config` also answers to `client_id`: with the id of the client that the
+    /// token was issued to. It is no field of the provider's config; some providers want it on each request.
+    ///
     /// Never gives out a header, a cookie or a URL that could be read as more than one: what the
     /// definition and [`Field::check`] should have kept out is refused here once more.
     pub fn render<'v>(

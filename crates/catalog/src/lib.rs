@@ -46,7 +46,7 @@ pub use field::{Field, FieldProblem, Format, Pattern};
 pub use findings::Finding;
 pub use https_url::check_https_url;
 pub use injection::{Basic, Http, Injection, Lookup, RenderError, UsernamePassword};
-pub use provider::{Capability, KnownScope, Method, Provider};
+pub use provider::{Capability, FactsFrom, KnownScope, Method, Provider};
 pub use schema::schema;
 pub use template::Template;
 pub use test::{HttpMethod, Test, TestOutcome, TestRequest, TestedAccount};

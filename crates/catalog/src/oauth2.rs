@@ -168,6 +168,8 @@ pub struct Refresh {
     pub endpoint: Endpoint,
     /// Whether the scopes are sent again.
     pub sends_scope: bool,
+    /// Whether the redirect URI is sent again.
+    pub sends_redirect_uri: bool,
     /// A scope that must be asked for to get a refresh token.
     pub scope: Option<String>,
     /// An access token's lifetime where the answer does not say it.

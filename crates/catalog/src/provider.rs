@@ -16,10 +16,12 @@ pub struct Provider {
     pub id: ProviderId,
     /// Its name, as people know it.
     pub name: String,
-    /// The page of its own documentation that the facts were taken from.
+    /// The page of its own documentation that tells the facts.
     pub documentation_url: String,
-    /// The day on which the facts were last compared with that page, as YYYY-MM-DD.
+    /// The day on which the facts were last compared with where they come from, as YYYY-MM-DD.
     pub facts_checked: String,
+    /// Where the facts come from.
+    pub facts_from: FactsFrom,
     /// Where requests go, as a template over the config; see [`Provider::render_base_url`].
     pub base_url: Option<Template>,
     /// The ways to connect, in the definition's order.
@@ -40,6 +42,25 @@ pub struct Provider {
     /// The built-in definitions say `["*"]`, except those of providers that move money, such as Stripe:
     /// theirs is empty, so that a policy must name the provider.
     pub services: Vec<String>,
+}
+
+/// Where a definition's facts come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FactsFrom {
+    /// From the provider's documentation, with which they were compared.
+    Documentation,
+    /// At least in part from client libraries; that part was not compared with the documentation.
+    Libraries,
+}
+
+impl FactsFrom {
+    /// The name in definitions.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Documentation => "documentation",
+            Self::Libraries => "libraries",
+        }
+    }
 }
 
 impl Provider {
@@ -83,6 +104,9 @@ pub struct Method {
     pub test: Option<Test>,
     /// Why there is no test, in a sentence for people, if the definition says it.
     pub no_test: Option<String>,
+    /// The scopes that are asked for when a caller names none, in place of [`Provider::default_scopes`]. Empty
+    /// means that none are asked for.
+    pub default_scopes: Option<Scopes>,
 }
 
 impl Method {

@@ -1,22 +1,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use keyholder_domain::AuthMethod;
+use keyholder_domain::{AuthMethod, Scopes};
 
-use super::check_text;
 use super::field::{check_credential, compile_fields};
 use super::test::check_test;
+use super::{CLIENT_ID, check_text, compile_scope_set};
 use crate::definition::{HttpDefinition, MethodDefinition};
 use crate::field::{check_header_name, check_token, is_cookie_text, is_header_text};
 use crate::findings::Findings;
 use crate::template::{Position, Reference, Source};
 use crate::tree::Place;
-use crate::{Basic, Field, Format, Http, Method, Template, check_https_url};
+use crate::{Basic, Field, Format, Http, KnownScope, Method, Template, check_https_url};
+
+/// What the provider has for all of its methods.
+pub(super) struct Provided<'a> {
+    pub(super) has_base_url: bool,
+    pub(super) scopes: &'a [KnownScope],
+}
 
 /// Compiles the ways to connect, and notes in the config's fields what carries them.
 pub(super) fn compile_methods(
     definitions: Vec<MethodDefinition>,
-    has_base_url: bool,
-    config: &mut [Field],
+    provided: &Provided<'_>,
+    config: &mut Vec<Field>,
     findings: &mut Findings,
 ) -> Vec<Method> {
     let mut seen = BTreeSet::new();
@@ -26,11 +32,27 @@ pub(super) fn compile_methods(
         if !seen.insert(definition.method.0) {
             findings.add(&place.key("method"), "is there twice");
         }
-        let method = compile_method(definition, &place, config, findings);
-        check_test(&method, has_base_url, &place, findings);
+        let default_scopes = method_scopes(&definition, provided.scopes, &place, findings);
+        let method = Method { default_scopes, ..compile_method(definition, &place, config, findings) };
+        check_test(&method, provided.has_base_url, &place, findings);
         methods.push(method);
     }
     methods
+}
+
+/// The scopes of a method's own, if it has a say.
+fn method_scopes(
+    definition: &MethodDefinition,
+    known: &[KnownScope],
+    place: &Place,
+    findings: &mut Findings,
+) -> Option<Scopes> {
+    let names = definition.default_scopes.as_deref()?;
+    let place = place.key("default_scopes");
+    if definition.method.0.is_static() {
+        findings.add(&place, "must be left out: nothing is asked for where the credential is typed in");
+    }
+    Some(compile_scope_set(names, known, &place, findings))
 }
 
 /// Compiles the provider's own base URL, which knows the config only.
@@ -46,7 +68,7 @@ pub(super) fn compile_base_url(
 fn compile_method(
     definition: MethodDefinition,
     place: &Place,
-    config: &mut [Field],
+    config: &mut Vec<Field>,
     findings: &mut Findings,
 ) -> Method {
     check_text(&definition.title, &place.key("title"), findings);
@@ -54,6 +76,10 @@ fn compile_method(
     let mut fields = compile_fields(definition.fields, &place.key("fields"), findings);
     let mut issued = issued_fields();
     let on_requests = if method.is_static() { &mut fields } else { &mut issued };
+    let asks_as_client = !method.is_static() && method != AuthMethod::JwtBearer;
+    if asks_as_client {
+        config.push(Field::plain(CLIENT_ID));
+    }
     let mut compiler = TemplateCompiler::new(Some(on_requests), config, findings);
     let http = match definition.http {
         None if !method.is_static() => compiler.http(bearer(), &place.key("http")),
@@ -61,6 +87,9 @@ fn compile_method(
     };
     let test = definition.test.and_then(|test| compiler.test(test, &http, &place.key("test")));
     let used = compiler.used;
+    if asks_as_client {
+        config.pop();
+    }
 
     let method = Method {
         method,
@@ -71,6 +100,7 @@ fn compile_method(
         open_fields: definition.open_fields,
         test,
         no_test: definition.no_test,
+        default_scopes: None,
     };
     check_credential(&method.fields, &place.key("fields"), findings);
     if method.method.is_static() {
@@ -114,11 +144,14 @@ fn check_issued(method: &Method, place: &Place, findings: &mut Findings) {
     }
     let names: Vec<&str> = method.fields.iter().map(|field| field.name.as_str()).collect();
     match method.method {
-        AuthMethod::OAuth2ClientCredentials if !names.is_empty() && names != ["client_id", "client_secret"] => {
+        AuthMethod::OAuth2ClientCredentials
+            if !names.is_empty() && names != ["client_id", "client_secret"] =>
+        {
             findings.add(&place.key("fields"), "must be client_id and client_secret, or left out");
         }
         AuthMethod::OAuth2Code | AuthMethod::OAuth2Device if !names.is_empty() => {
-            findings.add(&place.key("fields"), "must be left out: the owner types nothing in for this method");
+            findings
+                .add(&place.key("fields"), "must be left out: the owner types nothing in for this method");
         }
         AuthMethod::JwtBearer if names.is_empty() => {
             findings.add(&place.key("fields"), "must not be empty: there is nothing to make an assertion of");

@@ -7,17 +7,19 @@ use super::check_text;
 use super::method::{TemplateCompiler, Use};
 use super::test::{check_pointer, values};
 use crate::definition::{
-    AccountSource, AlgorithmDefinition, AssertionDefinition, AuthorizeDefinition, ClientAuthenticationDefinition,
-    ExchangeDefinition, ExpiryUnit, FormatOfRequest, OAuth2Definition, PkceDefinition, RefreshDefinition,
-    RefreshWithDefinition, ReuseDefinition, RevokeAuthentication as RevokeAuthenticationDefinition,
-    RevokeDefinition, RevokeRequest as RevokeRequestDefinition, SendAssertionDefinition, TokenAccountDefinition,
+    AccountSource, AlgorithmDefinition, AssertionDefinition, AuthorizeDefinition,
+    ClientAuthenticationDefinition, ExchangeDefinition, ExpiryUnit, FormatOfRequest, OAuth2Definition,
+    PkceDefinition, RefreshDefinition, RefreshWithDefinition, ReuseDefinition,
+    RevokeAuthentication as RevokeAuthenticationDefinition, RevokeDefinition,
+    RevokeRequest as RevokeRequestDefinition, SendAssertionDefinition, TokenAccountDefinition,
     TokenAnswerDefinition,
 };
 use crate::field::{check_header_name, check_token};
 use crate::findings::Findings;
 use crate::oauth2::{
-    Assertion, Authorize, ClientAuthentication, Endpoint, Exchange, ExpiresUnit, JwtAlgorithm, OAuth2, Refresh,
-    RefreshWith, RequestFormat, Reuse, Revoke, RevokeAuthentication, RevokeRequest, TokenAccount, TokenAnswer,
+    Assertion, Authorize, ClientAuthentication, Endpoint, Exchange, ExpiresUnit, JwtAlgorithm, OAuth2,
+    Refresh, RefreshWith, RequestFormat, Reuse, Revoke, RevokeAuthentication, RevokeRequest, TokenAccount,
+    TokenAnswer,
 };
 use crate::test::{AccountPointers, Expected};
 use crate::tree::Place;
@@ -56,32 +58,33 @@ pub(super) fn compile_oauth2(
     if let Some(separator) = &definition.scope_separator
         && !matches!(separator.as_str(), " " | "," | "+" | ";")
     {
-        findings.add(&place.key("scope_separator"), "must be one of a space, a comma, a plus and a semicolon");
+        findings
+            .add(&place.key("scope_separator"), "must be one of a space, a comma, a plus and a semicolon");
     }
     if definition.sends_iss && definition.issuer.is_none() {
         findings.add(&place.key("sends_iss"), "needs an issuer to compare with");
     }
     check_learned(&definition, config, &place, findings);
-    let mut recipe = Recipe { compiler: TemplateCompiler::new(None, config, findings) };
+    let own = own_parameters(&definition.names);
+    let mut recipe = Recipe { compiler: TemplateCompiler::new(None, config, findings), own: &own };
     let issuer = definition.issuer.as_ref().map(|text| recipe.issuer(text, &place.key("issuer")));
     let authorize = definition.authorize.map(|it| recipe.authorize(it, &place.key("authorize")));
     let at = place.key("token");
     let token_format = request_format(definition.token.format);
-    let token =
-        recipe.endpoint(&definition.token.url, token_format, definition.token.parameters, &at);
+    let token = recipe.endpoint(&definition.token.url, token_format, definition.token.parameters, &at);
     let token_headers = recipe.headers(definition.token.headers, &at.key("headers"));
     let exchange = definition.exchange.map(|it| recipe.exchange(it, &place.key("exchange")));
     let refresh = recipe.refresh(definition.refresh, token.as_ref(), &place.key("refresh"));
-    let device = definition.device.map(|it| {
-        recipe.endpoint(&it.url, RequestFormat::Form, it.parameters, &place.key("device"))
-    });
+    let device = definition
+        .device
+        .map(|it| recipe.endpoint(&it.url, RequestFormat::Form, it.parameters, &place.key("device")));
     let revoke = definition.revoke.map(|it| recipe.revoke(it, &place.key("revoke")));
     let answer = compile_answer(definition.answer, &place.key("answer"), findings);
-    let account =
-        definition.account.map(|it| compile_account(it, &place.key("account"), findings));
+    let account = definition.account.map(|it| compile_account(it, &place.key("account"), findings));
     let assertion = match (definition.assertion, assertion_fields) {
         (Some(assertion), Some(fields)) => {
-            let mut recipe = Recipe { compiler: TemplateCompiler::new(Some(fields), config, findings) };
+            let compiler = TemplateCompiler::new(Some(fields), config, findings);
+            let mut recipe = Recipe { compiler, own: &own };
             Some(recipe.assertion(assertion, &place.key("assertion")))
         }
         (Some(_), None) => {
@@ -125,13 +128,20 @@ fn all<T>(compiled: Option<Option<T>>) -> Option<Option<T>> {
     }
 }
 
+/// The parameters that Keyholder sets by itself, by the standards' names and by the server's.
+fn own_parameters(names: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let renamed = OWN_PARAMETERS.iter().filter_map(|standard| names.get(*standard).cloned());
+    OWN_PARAMETERS.iter().map(|&standard| standard.to_owned()).chain(renamed).collect()
+}
+
 /// That what the provider fills in is made for it: data from outside must match something.
 fn check_learned(definition: &OAuth2Definition, config: &[Field], place: &Place, findings: &mut Findings) {
     let mut filled = BTreeSet::new();
     let redirect = definition.authorize.iter().flat_map(|authorize| {
-        authorize.config.iter().map(|(parameter, field)| {
-            (place.key("authorize").key("config").key(parameter), field)
-        })
+        authorize
+            .config
+            .iter()
+            .map(|(parameter, field)| (place.key("authorize").key("config").key(parameter), field))
     });
     let answer =
         definition.answer.config.keys().map(|field| (place.key("answer").key("config").key(field), field));
@@ -156,6 +166,8 @@ fn check_learned(definition: &OAuth2Definition, config: &[Field], place: &Place,
 
 struct Recipe<'a> {
     compiler: TemplateCompiler<'a>,
+    /// The parameters that a definition must not set.
+    own: &'a BTreeSet<String>,
 }
 
 impl Recipe<'_> {
@@ -179,7 +191,7 @@ impl Recipe<'_> {
         let mut compiled = Vec::with_capacity(parameters.len());
         for (name, value) in parameters {
             let place = place.key(&name);
-            if check_token(&name).is_err() || OWN_PARAMETERS.contains(&name.as_str()) {
+            if check_token(&name).is_err() || self.own.contains(&name) {
                 self.compiler.findings.add(&place, "is not a parameter that a definition may set");
             }
             let value = self.compiler.template(&value, &place, Use::QueryValue);
@@ -240,7 +252,9 @@ impl Recipe<'_> {
                 Reuse::None
             }
             (_, Some(_)) => {
-                self.compiler.findings.add(&place.key("reuse_seconds"), "goes with window and until_used only");
+                self.compiler
+                    .findings
+                    .add(&place.key("reuse_seconds"), "goes with window and until_used only");
                 Reuse::None
             }
         };
@@ -259,6 +273,7 @@ impl Recipe<'_> {
                 parameters,
             },
             sends_scope: definition.sends_scope,
+            sends_redirect_uri: definition.sends_redirect_uri,
             scope: definition.scope,
             access_token_lifetime: definition.access_token_seconds.map(seconds),
             earliest: definition.earliest_seconds.map(seconds),
@@ -294,7 +309,9 @@ impl Recipe<'_> {
 
     fn assertion(&mut self, definition: AssertionDefinition, place: &Place) -> Option<Assertion> {
         if !self.compiler.has_secret(&definition.key) {
-            self.compiler.findings.add(&place.key("key"), "does not name a secret field of the method jwt_bearer");
+            self.compiler
+                .findings
+                .add(&place.key("key"), "does not name a secret field of the method jwt_bearer");
         }
         let mut text = |text: Option<String>, key: &str| {
             text.map(|text| self.compiler.optional_template(&text, &place.key(key)))
@@ -322,26 +339,30 @@ impl Recipe<'_> {
 }
 
 fn compile_answer(definition: TokenAnswerDefinition, place: &Place, findings: &mut Findings) -> TokenAnswer {
-    let mut pointer = |pointer: Option<String>, key: &str, default: &str| {
+    let mut pointer = |pointer: Option<String>, place: &Place, default: &str| {
         let pointer = pointer.unwrap_or_else(|| default.to_owned());
-        check_pointer(&pointer, &place.key(key), findings);
+        check_pointer(&pointer, place, findings);
         pointer
     };
-    let access_token = pointer(definition.access_token, "access_token", "/access_token");
-    let refresh_token = pointer(definition.refresh_token, "refresh_token", "/refresh_token");
-    let scope = pointer(definition.scope, "scope", "/scope");
-    let expires = pointer(definition.expires, "expires", "/expires_in");
-    let refresh_expires = definition.refresh_expires.map(|it| pointer(Some(it), "refresh_expires", ""));
+    let access_token = pointer(definition.access_token, &place.key("access_token"), "/access_token");
+    let refresh_token = pointer(definition.refresh_token, &place.key("refresh_token"), "/refresh_token");
+    let scope = pointer(definition.scope, &place.key("scope"), "/scope");
+    let expires = pointer(definition.expires, &place.key("expires"), "/expires_in");
+    let refresh_expires =
+        definition.refresh_expires.map(|it| pointer(Some(it), &place.key("refresh_expires"), ""));
     let ok = definition.ok.map(|ok| {
-        let at = pointer(Some(ok.pointer), "ok", "");
+        let at = pointer(Some(ok.pointer), &place.key("ok").key("pointer"), "");
         Expected { pointer: at, equals: ok.equals.0 }
     });
-    let config =
-        definition.config.into_iter().map(|(field, at)| (field, pointer(Some(at), "config", ""))).collect();
+    let mut config = Vec::with_capacity(definition.config.len());
+    for (field, at) in definition.config {
+        let at = pointer(Some(at), &place.key("config").key(&field), "");
+        config.push((field, at));
+    }
     let (error, codes) = match definition.error {
         None => ("/error".to_owned(), Default::default()),
         Some(error) => {
-            let at = pointer(error.pointer, "error", "/error");
+            let at = pointer(error.pointer, &place.key("error").key("pointer"), "/error");
             (at, (values(error.dead), values(error.client), values(error.passing)))
         }
     };
@@ -369,7 +390,11 @@ fn compile_answer(definition: TokenAnswerDefinition, place: &Place, findings: &m
     }
 }
 
-fn compile_account(definition: TokenAccountDefinition, place: &Place, findings: &mut Findings) -> TokenAccount {
+fn compile_account(
+    definition: TokenAccountDefinition,
+    place: &Place,
+    findings: &mut Findings,
+) -> TokenAccount {
     let in_id_token = matches!(definition.from, AccountSource::IdToken);
     let mut pointer = |pointer: Option<String>, key: &str, claim: &str| {
         let pointer = pointer.or_else(|| in_id_token.then(|| claim.to_owned()));
@@ -411,3 +436,6 @@ const fn token_of(definition: Option<RefreshWithDefinition>) -> RefreshWith {
         Some(RefreshWithDefinition::AccessToken) => RefreshWith::AccessToken,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -241,15 +241,91 @@ fn a_method_has_what_it_takes_to_connect() {
     );
 }
 
+/// A definition whose credential is issued, with this method.
+fn issued(method: &str) -> String {
+    let recipe = "oauth2:\n  client_authentication: basic\n  authorize: { url: 'https://acme.example/a' }\n  \
+                  token: { url: 'https://acme.example/t' }\n  device: { url: 'https://acme.example/d' }\n";
+    VALID.replacen("auth_methods:\n", &format!("auth_methods:\n  - {{ {method}, title: Issued }}\n"), 1)
+        + recipe
+}
+
 #[test]
-fn an_issued_credential_has_nothing_to_type_in() {
-    let found = findings(&VALID.replacen("method: api_key", "method: oauth2_code", 1)).join("\n");
-    for key in ["fields", "http", "test"] {
-        assert!(found.contains(&format!("auth_methods[0].{key}: must be left out")), "{found}");
+fn an_issued_credential_has_nothing_to_type_in_but_what_it_is_asked_for_with() {
+    let field = |name: &str| format!("{{ name: {name}, title: Field }}");
+    let client = format!("[{}, {{ name: client_secret, title: Secret, secret: true }}]", field("client_id"));
+    for good in [
+        "method: oauth2_code".to_owned(),
+        "method: oauth2_device".to_owned(),
+        "method: oauth2_client_credentials".to_owned(),
+        format!("method: oauth2_client_credentials, fields: {client}"),
+    ] {
+        assert_eq!(findings(&issued(&good)), Vec::<String>::new(), "{good}");
     }
-    let listed =
-        VALID.replacen("auth_methods:\n", "auth_methods:\n  - { method: oauth2_code, title: Sign in }\n", 1);
-    assert_eq!(findings(&listed), Vec::<String>::new());
+    for (wrong, expected) in [
+        (
+            format!("method: oauth2_code, fields: [{}]", field("a")),
+            "fields: must be left out: the owner types",
+        ),
+        (
+            format!("method: oauth2_device, fields: [{}]", field("a")),
+            "fields: must be left out: the owner types",
+        ),
+        (
+            format!("method: oauth2_client_credentials, fields: [{}]", field("client_id")),
+            "fields: must be client_id and client_secret, or left out",
+        ),
+        (
+            "method: jwt_bearer".to_owned(),
+            "fields: must not be empty: there is nothing to make an assertion of",
+        ),
+        ("method: oauth2_code, open_fields: true".to_owned(), "open_fields: must not be true but for"),
+    ] {
+        let found = findings(&issued(&wrong)).join("\n");
+        assert!(found.contains(&format!("auth_methods[0].{expected}")), "{wrong} gave {found}");
+    }
+}
+
+#[test]
+fn only_what_is_issued_goes_on_a_request() {
+    let header = |text: &str| issued(&format!("method: oauth2_code, http: {{ headers: {{ X: '{text}' }} }}"));
+    for good in ["{credential.access_token}", "{config.client_id}", "{config.region}"] {
+        assert_eq!(findings(&header(good)), Vec::<String>::new(), "{good}");
+    }
+    for wrong in ["refresh_token", "api_key"] {
+        let found = findings(&header(&format!("{{credential.{wrong}}}"))).join("\n");
+        assert!(found.contains(&format!("refers to {wrong}, which is not among its fields")), "{found}");
+    }
+}
+
+#[test]
+fn scopes_are_asked_for_only_where_something_is_issued() {
+    assert_finding(
+        "    account_id: account",
+        "    default_scopes: [read]\n    account_id: account",
+        "auth_methods[0].default_scopes: must be left out: nothing is asked for",
+    );
+    assert_finding(
+        "'{config.region}' }",
+        "'{config.client_id}' }",
+        "refers to client_id, which is not among",
+    );
+}
+
+#[test]
+fn facts_come_from_one_of_two_places() {
+    let facts = "facts_checked: 2026-01-31\n";
+    let from = |text: &str| {
+        let text = VALID.replacen(facts, &format!("{facts}{text}"), 1);
+        compile(Path::new("acme.yaml"), &text).provider.unwrap().facts_from
+    };
+    assert_eq!(from(""), FactsFrom::Documentation);
+    assert_eq!(from("facts_from: documentation\n"), FactsFrom::Documentation);
+    assert_eq!(from("facts_from: libraries\n"), FactsFrom::Libraries);
+    assert_finding(
+        facts,
+        &format!("{facts}facts_from: hearsay\n"),
+        "must be one of documentation, libraries",
+    );
 }
 
 #[test]

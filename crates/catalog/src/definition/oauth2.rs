@@ -152,8 +152,7 @@ pub(crate) struct TokenAnswerDefinition {
     /// The server's own error codes, beside those of RFC 6749, section 5.2.
     pub(crate) error: Option<TokenErrorDefinition>,
     /// Data of the answer that is kept as config, such as an instance's URL: the config field, which must be
-    /// `learned` and have a pattern or the format `https_url`, and where its value is. What does not fit ends
-    /// the authorization.
+    /// `learned` and have a pattern, and where its value is. What does not match ends the authorization.
     #[serde(default)]
     pub(crate) config: BTreeMap<String, String>,
 }
@@ -225,6 +224,9 @@ pub(crate) struct RefreshDefinition {
     /// Whether the scopes are sent again.
     #[serde(default)]
     pub(crate) sends_scope: bool,
+    /// Whether the redirect URI is sent again.
+    #[serde(default)]
+    pub(crate) sends_redirect_uri: bool,
     /// A scope that must be asked for to get a refresh token, such as `offline_access`.
     pub(crate) scope: Option<String>,
     /// An access token's lifetime, in seconds, where the answer does not say it.
