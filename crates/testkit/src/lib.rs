@@ -4,3 +4,4 @@ pub mod browser;
 pub mod client;
 pub mod pki;
 pub mod postgres;
+pub mod provider;
