@@ -29,6 +29,8 @@ mod outside;
 #[cfg(test)]
 mod pages;
 #[cfg(test)]
+mod peers;
+#[cfg(test)]
 mod provider;
 #[cfg(test)]
 mod release;

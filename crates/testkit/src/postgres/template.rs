@@ -77,7 +77,7 @@ impl Template {
     /// Copies the data, if there is any and it is whole. A system that tidies up its temporary files may have
     /// taken some of them.
     fn try_copy(&self, account: &Account, target: &Path) -> Result<bool, PostgresError> {
-        let expected = fs::read_to_string(&self.count).ok().and_then(|text| text.parse().ok());
+        let expected = fs::read_to_string(&self.count).ok().and_then(|text| text.parse::<u64>().ok());
         let Some(expected) = expected else { return Ok(false) };
         if copy(&self.data, target, Some(account)).is_ok_and(|copied| copied == expected) {
             return Ok(true);
