@@ -17,13 +17,17 @@ const MAX_FIELDS: usize = 64;
 pub(crate) fn method_of(provider: &Provider, asked: Option<AuthMethod>) -> Result<&Method, BrokerError> {
     let unknown = |problem: &str| FieldError::invalid("auth_method", problem).into();
     match asked {
-        Some(method) => provider.method(method).ok_or_else(|| unknown("the provider has no such auth method")),
+        Some(method) => {
+            provider.method(method).ok_or_else(|| unknown("the provider has no such auth method"))
+        }
         None => {
             let mut methods = provider.auth_methods.iter().filter(|method| method.method.is_static());
             match (methods.next(), methods.next()) {
                 (Some(only), None) => Ok(only),
                 (Some(_), Some(_)) => Err(unknown("must be given: the provider has several")),
-                (None, _) => Err(unknown("must be given: the provider has no method that takes a typed-in credential")),
+                (None, _) => {
+                    Err(unknown("must be given: the provider has no method that takes a typed-in credential"))
+                }
             }
         }
     }

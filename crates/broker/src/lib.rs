@@ -39,12 +39,12 @@ pub use caller::{Caller, Idempotency};
 pub use connections::{ConnectionUpdate, CreateConnection};
 pub use error::{BrokerError, FieldError, FieldReason};
 pub use grants::CreateGrant;
+pub use keyholder_store::{AuditFilter, ConnectionFilter, GrantFilter, SchemaState, StoreError, Target};
 pub use keyholder_upstream::oauth::{Client, ClientKey};
 pub use oauth::{
-    BrowserAnswer, Completion, Landing, LandingOutcome, OAuthClient, OAuthSettings, Opened, SetOAuthClient,
-    StartAuthorization, Started,
+    BrowserAnswer, Completion, Cookies, Landing, LandingOutcome, OAuthClient, OAuthSettings, Opened,
+    SetOAuthClient, StartAuthorization, Started,
 };
-pub use keyholder_store::{AuditFilter, ConnectionFilter, GrantFilter, SchemaState, StoreError, Target};
 pub use resolve::{Access, AmbiguousCandidate, Answer, Ask, Refusal, Released, ReleasedCredential};
 pub use watch::{Watch, WatchFilter, Watched};
 

@@ -21,7 +21,7 @@ use keyholder_vault::{Credential, DataKey, OpenError, Place, Sealed};
 use crate::{Broker, BrokerError};
 
 pub use authorize::{Completion, StartAuthorization, Started};
-pub use browser::{BrowserAnswer, Landing, LandingOutcome, Opened};
+pub use browser::{BrowserAnswer, Cookies, Landing, LandingOutcome, Opened};
 pub use clients::{OAuthClient, SetOAuthClient};
 pub(crate) use finish::ACCESS_TOKEN;
 

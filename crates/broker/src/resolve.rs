@@ -20,8 +20,8 @@ use keyholder_vault::{Credential, ExposeSecret, OpenError, Place, Sealed, Secret
 
 use crate::cache::Key;
 use crate::connections::{CREDENTIAL, setting};
-use crate::oauth::ACCESS_TOKEN;
 use crate::credentials::check_config;
+use crate::oauth::ACCESS_TOKEN;
 use crate::{Broker, BrokerError, Caller, FieldReason};
 
 /// How often a release is tried when what was decided on keeps changing.

@@ -39,7 +39,9 @@ pub use authorization::{Authorization, AuthorizationFailure, AuthorizationState}
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use connection::{Account, Connection, ConnectionState, TransitionRefused};
 pub use grant::{Grant, GrantState, GrantTarget};
-pub use id::{AuditEventId, AuthorizationId, ConnectionId, Generation, GrantId, OrganizationId, ProviderId, RequestId};
+pub use id::{
+    AuditEventId, AuthorizationId, ConnectionId, Generation, GrantId, OrganizationId, ProviderId, RequestId,
+};
 pub use invalid::Invalid;
 pub use last_test::{LastTest, TestClass};
 pub use principal::{Principal, PrincipalType};

@@ -4,6 +4,9 @@
 //! Three variables have names of their own: `DATABASE_URL`, `KEYHOLDER_ENCRYPTION_KEY` and
 //! `KEYHOLDER_ENCRYPTION_KEYS_OLD`. Paths in the file are relative to the file.
 
+mod oauth;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +37,12 @@ pub struct Config {
     /// Probes and metrics.
     #[serde(default)]
     pub admin: AdminConfig,
+    /// The pages for owners, and who may be sent where.
+    #[serde(default)]
+    pub web: WebConfig,
+    /// The installation's OAuth clients, by provider.
+    #[serde(default)]
+    pub oauth: BTreeMap<String, OAuthClientConfig>,
     /// Postgres.
     #[serde(default)]
     pub database: DatabaseConfig,
@@ -111,6 +120,68 @@ impl Default for AdminConfig {
     }
 }
 
+/// The pages for owners.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebConfig {
+    /// Where to listen. Put a proxy that speaks https in front of it.
+    pub listen: SocketAddr,
+    /// Where browsers reach it, such as `https://connect.example.com`. Empty: nothing listens, and owners cannot be asked
+    /// for consent in a browser.
+    pub public_url: String,
+    /// Where a browser may be sent in the end: URLs, or everything below a path with `/*` at the end.
+    pub return_urls: Vec<String>,
+    /// Redirect URIs of apps that forward code and state to CompleteAuthorization themselves.
+    pub app_redirect_uris: Vec<String>,
+    /// Whether every authorization must be completed by the app that began it.
+    pub require_completion: bool,
+    /// How many minutes an owner has to consent.
+    pub consent_minutes: u16,
+}
+
+impl Default for WebConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7480)),
+            public_url: String::new(),
+            return_urls: Vec::new(),
+            app_redirect_uris: Vec::new(),
+            require_completion: false,
+            consent_minutes: 10,
+        }
+    }
+}
+
+/// An OAuth client of the installation.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OAuthClientConfig {
+    /// Its public id.
+    pub client_id: String,
+    /// The file of its secret.
+    pub client_secret_file: Option<PathBuf>,
+    /// During a change, the file of the secret before.
+    pub previous_client_secret_file: Option<PathBuf>,
+    /// For `private_key_jwt`: the file of its private key, PEM.
+    pub private_key_file: Option<PathBuf>,
+    /// For `private_key_jwt`: RS256 or ES256.
+    pub private_key_algorithm: Option<KeyAlgorithm>,
+    /// For `private_key_jwt`: the key's id at the provider.
+    #[serde(default)]
+    pub private_key_id: String,
+}
+
+/// A signature's algorithm.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub enum KeyAlgorithm {
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    #[serde(rename = "RS256")]
+    Rs256,
+    /// ECDSA on P-256 with SHA-256.
+    #[serde(rename = "ES256")]
+    Es256,
+}
+
 /// Postgres.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -184,6 +255,25 @@ pub enum ConfigError {
     /// A trust domain's name is no name.
     #[error("[[trust]] domain {0:?}: {1}")]
     TrustDomain(String, keyholder_domain::Invalid),
+    /// `[web]` is wrong.
+    #[error("[web] {0}: {1}")]
+    Web(&'static str, &'static str),
+    /// An OAuth client is for a provider that there is not, or that has no OAuth.
+    #[error("the OAuth client for {0:?} is for no provider with OAuth in the catalog")]
+    OAuthProvider(String),
+    /// An OAuth client lacks something.
+    #[error("the OAuth client for {0}: {1}")]
+    OAuthClient(String, &'static str),
+    /// A file of an OAuth client cannot be read.
+    #[error("the OAuth client for {provider}: cannot read {}", .file.display())]
+    OAuthFile {
+        /// Whose client.
+        provider: String,
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// `[egress]` or `[danger]` is wrong.
     #[error("[egress] {0}")]
     Egress(#[from] EgressSettingsError),
@@ -201,8 +291,9 @@ const MIN_CONNECTIONS: u32 = 4;
 /// Refuses a variable that was meant for us and would be passed over.
 fn refuse_unknown_variables() -> Result<(), ConfigError> {
     let unknown = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).find(|name| {
-        name.strip_prefix("KEYHOLDER_")
-            .is_some_and(|rest| !rest.contains("__") && !OWN_VARIABLES.contains(&rest))
+        name.strip_prefix("KEYHOLDER_").is_some_and(|rest| {
+            !rest.contains("__") && !OWN_VARIABLES.contains(&rest) && !rest.starts_with("OAUTH_")
+        })
     });
     unknown.map_or(Ok(()), |name| Err(ConfigError::UnknownVariable(name)))
 }
@@ -271,7 +362,8 @@ impl Config {
         for entry in &settings.danger {
             tracing::warn!(%entry, "[danger]: may be called in the clear and on this machine; never in production");
         }
-        settings.self_addresses.extend([self.grpc.listen, self.admin.listen].map(SelfAddress::from));
+        let own = [self.grpc.listen, self.admin.listen, self.web.listen];
+        settings.self_addresses.extend(own.map(SelfAddress::from));
         Ok(Egress::new(&settings)?)
     }
 

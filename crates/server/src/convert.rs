@@ -2,19 +2,23 @@
 //! path of the field; nothing is half read.
 
 mod audit;
+mod authorization;
 mod connection;
 mod grant;
+mod oauth_client;
 mod page;
 mod provider;
 mod reader;
 mod released;
 
 pub use audit::{audit_event, audit_filter};
+pub use authorization::{authorization, completion, start_authorization};
 pub use connection::{
     change_filter, connection, connection_filter, connection_update, create_connection, resume_token,
     resumed, secrets,
 };
 pub use grant::{AskFields, ask, check_access_response, create_grant, grant, grant_filter, no_access};
+pub use oauth_client::{oauth_client, set_oauth_client};
 pub use page::{Page, PageToken};
 pub use provider::provider;
 pub use reader::{Reader, etag, idempotency};

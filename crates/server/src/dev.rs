@@ -12,7 +12,7 @@ use keyholder_testkit::postgres::{PostgresError, PrivatePostgres};
 use keyholder_vault::{KeyEncryptionKey, KeyError};
 
 use crate::config::Config;
-use crate::serve::{Listening, ServeError, connect, stop_signal};
+use crate::serve::{Addresses, Listening, ServeError, connect, stop_signal};
 use crate::telemetry;
 
 /// The name of the database.
@@ -97,7 +97,7 @@ async fn serve(
     store.migrate().await.map_err(ServeError::from)?;
     store.close().await;
     let listening = Listening::open(config).await?;
-    let (grpc, admin) = listening.addresses().map_err(DevError::Runtime)?;
+    let Addresses { grpc, admin, .. } = listening.addresses().map_err(DevError::Runtime)?;
     let dir = options.dir.display();
     let serving = listening.serve(stop_signal());
     let walking = async {

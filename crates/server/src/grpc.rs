@@ -1,8 +1,10 @@
 //! The services: each RPC reads its request, asks the broker, and writes the answer.
 
 mod audit;
+mod authorizations;
 mod connections;
 mod grants;
+mod oauth_clients;
 mod providers;
 
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use keyholder_broker::{AmbiguousCandidate, BrokerError, FieldError, FieldReason, Refusal, StoreError};
-use keyholder_domain::Reason;
+use keyholder_domain::{AuthorizationFailure, Reason};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt as _};
 
@@ -96,7 +96,10 @@ pub const fn code(reason: Reason) -> Code {
         Reason::InvalidField | Reason::UrlNotAllowed | Reason::RequestMalformed | Reason::RequestTooLarge => {
             Code::InvalidArgument
         }
-        Reason::ConnectionNotFound | Reason::GrantNotFound | Reason::ProviderNotFound => Code::NotFound,
+        Reason::ConnectionNotFound
+        | Reason::GrantNotFound
+        | Reason::ProviderNotFound
+        | Reason::AuthorizationNotFound => Code::NotFound,
         Reason::ConnectionExists | Reason::RequestIdReused => Code::AlreadyExists,
         Reason::CertificateExpired => Code::Unauthenticated,
         Reason::WorkloadUnknown
@@ -108,6 +111,7 @@ pub const fn code(reason: Reason) -> Code {
         | Reason::GrantExpired
         | Reason::GrantRevoked
         | Reason::WorkloadNotGranted
+        | Reason::CompletionRefused
         | Reason::ScopeNotGranted => Code::PermissionDenied,
         Reason::ScopeMissing
         | Reason::ConnectionPending
@@ -118,12 +122,22 @@ pub const fn code(reason: Reason) -> Code {
         | Reason::EtagMismatch
         | Reason::StateNotAllowed
         | Reason::TestNotAvailable
+        | Reason::TokenExpired
+        | Reason::AuthorizationNotReady
+        | Reason::AuthorizationFailed
+        | Reason::AccountMismatch
+        | Reason::ConsentNeeded
+        | Reason::PublicUrlMissing
+        | Reason::ProviderRefused
+        | Reason::OAuthClientRefused
         | Reason::OAuthClientMissing => Code::FailedPrecondition,
         Reason::RateLimited => Code::ResourceExhausted,
         Reason::CredentialUnreadable => Code::DataLoss,
         Reason::Contended => Code::Aborted,
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
-        Reason::StoreUnavailable | Reason::AuditUnavailable => Code::Unavailable,
+        Reason::StoreUnavailable | Reason::AuditUnavailable | Reason::ProviderUnavailable => {
+            Code::Unavailable
+        }
         Reason::EncodingNotSupported | Reason::MethodUnknown => Code::Unimplemented,
         Reason::Internal => Code::Internal,
     }
@@ -134,6 +148,8 @@ const fn retry_after(reason: Reason) -> Option<Duration> {
     match reason {
         Reason::Contended => Some(Duration::from_millis(50)),
         Reason::RateLimited => Some(Duration::from_secs(15)),
+        Reason::ProviderUnavailable => Some(Duration::from_secs(5)),
+        Reason::AuthorizationNotReady => Some(Duration::from_secs(1)),
         Reason::StoreUnavailable | Reason::AuditUnavailable => Some(Duration::from_secs(1)),
         _ => None,
     }
@@ -157,9 +173,21 @@ pub fn reason_of(error: &BrokerError) -> Reason {
         BrokerError::StateNotAllowed(_) => Reason::StateNotAllowed,
         BrokerError::ConnectionDeleted => Reason::ConnectionDeleted,
         BrokerError::Refused(refusal) => refusal.reason(),
-        BrokerError::CredentialUnreadable { .. } | BrokerError::DataKeyUnreadable(_) => {
-            Reason::CredentialUnreadable
+        BrokerError::AuthorizationNotFound => Reason::AuthorizationNotFound,
+        BrokerError::AuthorizationNotReady => Reason::AuthorizationNotReady,
+        BrokerError::AuthorizationFailed(Some(AuthorizationFailure::AccountMismatch)) => {
+            Reason::AccountMismatch
         }
+        BrokerError::AuthorizationFailed(_) => Reason::AuthorizationFailed,
+        BrokerError::CompletionRefused => Reason::CompletionRefused,
+        BrokerError::ConsentNeeded => Reason::ConsentNeeded,
+        BrokerError::NoPublicUrl => Reason::PublicUrlMissing,
+        BrokerError::OAuthClientRefused => Reason::OAuthClientRefused,
+        BrokerError::ProviderUnavailable => Reason::ProviderUnavailable,
+        BrokerError::ProviderRefused => Reason::ProviderRefused,
+        BrokerError::CredentialUnreadable { .. }
+        | BrokerError::SecretUnreadable(_)
+        | BrokerError::DataKeyUnreadable(_) => Reason::CredentialUnreadable,
         BrokerError::Contended => Reason::Contended,
         BrokerError::AuditUnavailable(_) => Reason::AuditUnavailable,
         BrokerError::Store(error) => reason_of_store(error),
@@ -188,6 +216,9 @@ impl From<BrokerError> for Problem {
         match error {
             BrokerError::Fields(fields) => Self::fields(fields),
             BrokerError::ConnectionExists(id) => Self::new(reason).with("connection_id", id),
+            BrokerError::AuthorizationFailed(Some(failure)) => {
+                Self::new(reason).with("failure", failure.as_str())
+            }
             BrokerError::StateNotAllowed(refused) => Self::new(reason).with("state", refused.from),
             BrokerError::Refused(Refusal::Ambiguous(candidates)) => Self { candidates, ..Self::new(reason) },
             _ => Self::new(reason),

@@ -12,6 +12,7 @@ use keyholder_identity::{HandshakeLimits, incoming, server_config};
 use keyholder_proto::v1::audit_service_server::AuditServiceServer;
 use keyholder_proto::v1::connection_service_server::ConnectionServiceServer;
 use keyholder_proto::v1::grant_service_server::GrantServiceServer;
+use keyholder_proto::v1::o_auth_client_service_server::OAuthClientServiceServer;
 use keyholder_proto::v1::provider_service_server::ProviderServiceServer;
 use keyholder_store::{Store, StoreSettings};
 use keyholder_upstream::Upstream;
@@ -87,11 +88,23 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
+/// Where a server listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    /// The workload port.
+    pub grpc: SocketAddr,
+    /// Probes and metrics.
+    pub admin: SocketAddr,
+    /// The pages for owners; none without a public URL.
+    pub web: Option<SocketAddr>,
+}
+
 /// A server that listens, and is not serving yet.
 #[derive(Debug)]
 pub struct Listening {
     grpc: TcpListener,
     admin: TcpListener,
+    web: Option<TcpListener>,
     config: Config,
     broker: Broker,
     metrics: Arc<Metrics>,
@@ -113,20 +126,30 @@ impl Listening {
         }
         let grpc = listen("grpc.listen", config.grpc.listen).await?;
         let admin = listen("admin.listen", config.admin.listen).await?;
+        let web = match config.web.public_url.as_str() {
+            "" => None,
+            _ => Some(listen("web.listen", config.web.listen).await?),
+        };
         let egress = config.egress()?;
         check_definitions(&catalog, &egress)?;
         let upstream = Upstream::new(egress);
-        let broker = Broker::new(store, catalog, keys, upstream, Arc::clone(&clock));
-        let listening = Self { grpc, admin, config, broker, metrics: Arc::new(Metrics::new()), clock };
-        if let Ok((grpc, admin)) = listening.addresses() {
-            tracing::info!(%grpc, %admin, "listening");
+        let oauth = config.oauth_settings(&catalog)?;
+        let broker = Broker::new(store, catalog, keys, upstream, oauth, Arc::clone(&clock));
+        let listening = Self { grpc, admin, web, config, broker, metrics: Arc::new(Metrics::new()), clock };
+        if let Ok(Addresses { grpc, admin, web }) = listening.addresses() {
+            let web = web.map(|web| web.to_string());
+            tracing::info!(%grpc, %admin, web, "listening");
         }
         Ok(listening)
     }
 
-    /// Where the workload port and the admin port are.
-    pub fn addresses(&self) -> std::io::Result<(SocketAddr, SocketAddr)> {
-        Ok((self.grpc.local_addr()?, self.admin.local_addr()?))
+    /// Where the ports are.
+    pub fn addresses(&self) -> std::io::Result<Addresses> {
+        Ok(Addresses {
+            grpc: self.grpc.local_addr()?,
+            admin: self.admin.local_addr()?,
+            web: self.web.as_ref().map(TcpListener::local_addr).transpose()?,
+        })
     }
 
     /// Serves until `stop` ends, then drains.
@@ -158,6 +181,9 @@ impl Listening {
             .add_service(
                 GrantServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
             )
+            .add_service(
+                OAuthClientServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
+            )
             .add_service(AuditServiceServer::new(services).max_decoding_message_size(MAX_REQUEST_BYTES));
         let gate = GateLayer {
             policy: Arc::new(self.config.policy),
@@ -176,7 +202,8 @@ impl Listening {
                 ended.wait_for(|draining| *draining).await.ok();
             });
         let admin = Admin { broker: self.broker.clone(), metrics: self.metrics };
-        let listener = self.broker.clone();
+        let (listener, tender, owners) = (self.broker.clone(), self.broker.clone(), self.broker.clone());
+        let web = self.web;
         let background = [
             tokio::spawn(async move {
                 if let Err(error) = axum::serve(self.admin, router(admin)).await {
@@ -185,6 +212,12 @@ impl Listening {
             }),
             tokio::spawn(serve_when_migrated(self.broker.clone(), health.clone(), draining.clone())),
             tokio::spawn(async move { listener.listen_for_changes().await }),
+            tokio::spawn(tend_when_migrated(tender, draining.clone())),
+            tokio::spawn(async move {
+                if let Some(web) = web {
+                    crate::web::serve(web, owners).await;
+                }
+            }),
             tokio::spawn(async move {
                 stop.await;
                 tracing::info!("draining");
@@ -227,6 +260,20 @@ async fn serve_when_migrated(broker: Broker, health: HealthReporter, draining: w
     }
 }
 
+/// Sees to flows and revocations once the schema is ours. Begins nothing new once the server drains.
+async fn tend_when_migrated(broker: Broker, mut draining: watch::Receiver<bool>) {
+    let tending = async {
+        while !matches!(broker.store().schema_state().await, Ok(SchemaState::Current)) {
+            tokio::time::sleep(SCHEMA_POLL).await;
+        }
+        broker.tend_authorizations().await;
+    };
+    tokio::select! {
+        () = tending => {}
+        _ = draining.wait_for(|draining| *draining) => {}
+    }
+}
+
 /// Runs the gRPC server until it ends by itself or has drained for long enough. Without the limit, a connection
 /// that never says anything would keep it for ever.
 async fn until_drained(
@@ -255,6 +302,7 @@ const HEALTH_NAMES: &[&str] = &[
     "keyholder.v1.ProviderService",
     "keyholder.v1.ConnectionService",
     "keyholder.v1.GrantService",
+    "keyholder.v1.OAuthClientService",
     "keyholder.v1.AuditService",
 ];
 
@@ -268,7 +316,9 @@ async fn set_health(health: &HealthReporter, serving: bool) {
 /// Checks everything that a configuration names: files, certificates, keys, definitions, the database.
 pub async fn check(config: &Config) -> Result<(), ServeError> {
     let directory = config.catalog.directory.as_ref().map(|directory| config.path(directory));
-    check_definitions(&Catalog::load(directory.as_deref())?, &config.egress()?)?;
+    let catalog = Catalog::load(directory.as_deref())?;
+    check_definitions(&catalog, &config.egress()?)?;
+    config.oauth_settings(&catalog)?;
     let keys = config.key_ring()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     server_config(config.server_certificate()?, config.trust_store()?, &config.policy, clock)?;

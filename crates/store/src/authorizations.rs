@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use keyholder_domain::{
-    AuthMethod, Authorization, AuthorizationFailure, AuthorizationId, AuthorizationState, ConnectionId, Invalid,
-    Labels, OrganizationId, Principal, ProviderId, RequestId, Scopes, Text, Timestamp, WorkloadId,
+    AuthMethod, Authorization, AuthorizationFailure, AuthorizationId, AuthorizationState, ConnectionId,
+    Invalid, Labels, OrganizationId, Principal, ProviderId, RequestId, Scopes, Text, Timestamp, WorkloadId,
 };
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -363,10 +363,7 @@ impl Change {
         from: AuthorizationState,
         authorization: &Authorization,
     ) -> Result<bool, StoreError> {
-        let over = matches!(
-            authorization.state,
-            AuthorizationState::Completed | AuthorizationState::Failed
-        );
+        let over = matches!(authorization.state, AuthorizationState::Completed | AuthorizationState::Failed);
         let result = sqlx::query!(
             "UPDATE authorizations SET state = $4, failure = $5, connection_id = $6, lease_expire_time = NULL,
                  sealed_flow = CASE WHEN $7 THEN NULL ELSE sealed_flow END,

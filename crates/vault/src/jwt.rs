@@ -35,7 +35,9 @@ pub enum SigningKeyError {
     #[error("is not a private key in PEM (PKCS#8, PKCS#1 or SEC1)")]
     NotPem,
     /// It is a key of another kind.
-    #[error("is not a key for the algorithm: RS256 takes RSA of 2048 bits or more, ES256 a P-256 key in PKCS#8")]
+    #[error(
+        "is not a key for the algorithm: RS256 takes RSA of 2048 bits or more, ES256 a P-256 key in PKCS#8"
+    )]
     WrongKind,
 }
 

@@ -151,7 +151,9 @@ impl Broker {
         check_verifier(&stored.authorization, completion.verifier.as_ref())?;
         if let Some(answer) = completion.forwarded {
             if !self.is_forwarded(&stored.authorization) {
-                return Err(FieldError::invalid("code", "goes only with a redirect_uri of the app's own").into());
+                return Err(
+                    FieldError::invalid("code", "goes only with a redirect_uri of the app's own").into()
+                );
             }
             if stored.authorization.state == AuthorizationState::Pending {
                 stored = self.take_forwarded(stored, answer).await?;
@@ -229,9 +231,9 @@ impl Broker {
         };
         let provider = self.provider(caller, &provider_id)?;
         let asked = start.auth_method.unwrap_or(AuthMethod::OAuth2Code);
-        let method = provider.method(asked).filter(|method| {
-            matches!(method.method, AuthMethod::OAuth2Code | AuthMethod::OAuth2Device)
-        });
+        let method = provider
+            .method(asked)
+            .filter(|method| matches!(method.method, AuthMethod::OAuth2Code | AuthMethod::OAuth2Device));
         let method = method.ok_or_else(|| {
             FieldError::invalid("auth_method", "is not one of the provider's that an owner consents through")
         })?;
@@ -252,7 +254,10 @@ impl Broker {
             (false, None) => self.redirect_uri(&provider.id)?,
             (false, Some(uri)) => {
                 if !self.oauth().app_redirect_uris.contains(&uri) {
-                    errors.push(not_allowed("redirect_uri", "is not among the app_redirect_uris of the configuration"));
+                    errors.push(not_allowed(
+                        "redirect_uri",
+                        "is not among the app_redirect_uris of the configuration",
+                    ));
                 }
                 uri
             }
@@ -452,11 +457,8 @@ fn scopes(
     capabilities: &[String],
     errors: &mut Vec<FieldError>,
 ) -> Scopes {
-    let mut all = if scopes.is_empty() && capabilities.is_empty() {
-        provider.default_scopes.clone()
-    } else {
-        scopes
-    };
+    let mut all =
+        if scopes.is_empty() && capabilities.is_empty() { provider.default_scopes.clone() } else { scopes };
     for (number, id) in capabilities.iter().enumerate() {
         match provider.capabilities.iter().find(|capability| capability.id == *id) {
             Some(capability) => all = all.union(&capability.scopes),
@@ -476,7 +478,10 @@ fn scopes(
 fn check_challenge(challenge: &Text, required: bool, errors: &mut Vec<FieldError>) {
     if challenge.is_empty() {
         if required {
-            errors.push(FieldError::invalid("completion_challenge", "must be given: the configuration requires it"));
+            errors.push(FieldError::invalid(
+                "completion_challenge",
+                "must be given: the configuration requires it",
+            ));
         }
         return;
     }
@@ -552,7 +557,9 @@ mod tests {
     fn c21_a_browser_is_sent_only_where_the_list_says() {
         let allowed = |entry: &str, url: &str| allows(entry, &Url::parse(url).unwrap());
         let app = "https://app.example.com/*";
-        for url in ["https://app.example.com/", "https://app.example.com/a?b=1", "https://app.example.com/a/b"] {
+        for url in
+            ["https://app.example.com/", "https://app.example.com/a?b=1", "https://app.example.com/a/b"]
+        {
             assert!(allowed(app, url), "{url}");
         }
         for url in [

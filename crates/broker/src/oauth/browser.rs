@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use keyholder_catalog::Provider;
-use keyholder_domain::{
-    AuthMethod, Authorization, AuthorizationFailure, AuthorizationState, ProviderId,
-};
+use keyholder_domain::{AuthMethod, Authorization, AuthorizationFailure, AuthorizationState, ProviderId};
 use keyholder_store::{BrowserKey, StoredAuthorization};
 use keyholder_vault::{ExposeSecret, SecretString, sha256};
 
@@ -51,6 +49,30 @@ impl fmt::Debug for BrowserAnswer {
     }
 }
 
+/// The cookies that a browser sent. `Debug` prints their number only.
+#[derive(Default)]
+pub struct Cookies(Vec<(String, SecretString)>);
+
+impl Cookies {
+    /// Reads the lines of `Cookie` headers (RFC 6265, section 5.4).
+    pub fn read<'h>(lines: impl IntoIterator<Item = &'h str>) -> Self {
+        let pairs = lines.into_iter().flat_map(|line| line.split(';'));
+        let pairs = pairs.filter_map(|pair| pair.trim().split_once('='));
+        Self(pairs.map(|(name, value)| (name.to_owned(), value.into())).collect())
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.expose_secret())
+    }
+}
+
+impl fmt::Debug for Cookies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cookies({})", self.0.len())
+    }
+}
+
 /// A start page that sends the browser on.
 #[derive(Debug)]
 pub struct Opened {
@@ -71,8 +93,6 @@ pub struct Landing {
     pub provider: String,
     /// Where to send the browser on to; none: it stays.
     pub return_url: Option<String>,
-    /// The cookie that has done its work.
-    pub spent_cookie: Option<String>,
 }
 
 /// What became of a flow, as far as the browser's owner is concerned.
@@ -100,11 +120,11 @@ pub enum LandingOutcome {
 }
 
 impl Broker {
-    /// Opens a flow in a browser: binds it, and says where to go. `cookie`: the value of the browser's cookie of a name.
-    pub async fn open_authorization<'c>(
+    /// Opens a flow in a browser: binds it, and says where to go.
+    pub async fn open_authorization(
         &self,
         ticket: &str,
-        cookie: impl Fn(&str) -> Option<&'c str>,
+        cookies: &Cookies,
     ) -> Result<Result<Opened, Landing>, BrokerError> {
         let hash = sha256(ticket.as_bytes());
         let Some(stored) = self.store().authorization_of_browser(BrowserKey::Ticket(&hash)).await? else {
@@ -112,7 +132,13 @@ impl Broker {
         };
         let authorization = &stored.authorization;
         if let Some(landing) = self.landing_of(authorization).await? {
-            return Ok(Err(landing));
+            // Whose account it was is for the browser that finished it, and this one has shown nothing but the link.
+            let told = !matches!(landing.outcome, LandingOutcome::Connected { .. });
+            return Ok(Err(if told {
+                landing
+            } else {
+                self.landing(authorization, LandingOutcome::AlreadyUsed)
+            }));
         }
         let provider = self.known_provider(&authorization.provider_id)?;
         let client = self.client_of_flow(authorization, provider).await?;
@@ -123,7 +149,7 @@ impl Broker {
         let name = self.cookie_name(authorization);
         // The same browser again, perhaps in another tab, keeps its cookie; another one takes the flow over, so that a
         // preview of the link, made by somebody's mail program, locks nobody out.
-        let known = cookie(&name).filter(|value| is_bound(&stored, value)).map(SecretString::from);
+        let known = cookies.get(&name).filter(|value| is_bound(&stored, value)).map(SecretString::from);
         let value = match known {
             Some(value) => value,
             None => {
@@ -140,11 +166,11 @@ impl Broker {
     }
 
     /// Takes what a provider's redirect brought to the path of a provider, and sees the flow through.
-    pub async fn receive_answer<'c>(
+    pub async fn receive_answer(
         &self,
         path: &str,
         answer: BrowserAnswer,
-        cookie: impl Fn(&str) -> Option<&'c str>,
+        cookies: &Cookies,
     ) -> Result<Landing, BrokerError> {
         let state = match answer.only("state") {
             Ok(Some(state)) => state,
@@ -161,7 +187,7 @@ impl Broker {
         if !at_its_place {
             return Ok(Landing::nowhere(LandingOutcome::BadRequest));
         }
-        if !cookie(&self.cookie_name(authorization)).is_some_and(|value| is_bound(&stored, value)) {
+        if !cookies.get(&self.cookie_name(authorization)).is_some_and(|value| is_bound(&stored, value)) {
             return Ok(Landing::nowhere(LandingOutcome::WrongBrowser));
         }
         if let Some(landing) = self.landing_of(authorization).await? {
@@ -321,7 +347,6 @@ impl Broker {
             outcome,
             provider: provider.map(|provider| provider.name.clone()).unwrap_or_default(),
             return_url,
-            spent_cookie: Some(self.cookie_name(authorization)),
         }
     }
 
@@ -341,7 +366,7 @@ enum Judged {
 impl Landing {
     /// Where no flow was found, so that nothing of one may be told.
     pub fn nowhere(outcome: LandingOutcome) -> Self {
-        Self { outcome, provider: String::new(), return_url: None, spent_cookie: None }
+        Self { outcome, provider: String::new(), return_url: None }
     }
 }
 

@@ -229,7 +229,9 @@ impl Broker {
         let tested = self.0.upstream.test(test, request).await;
         match tested.class {
             TestClass::Good => Ok(tested.account),
-            TestClass::Dead => Err(TokenFault::Unusable("the provider does not take the token that it issued")),
+            TestClass::Dead => {
+                Err(TokenFault::Unusable("the provider does not take the token that it issued"))
+            }
             TestClass::Limited | TestClass::Unavailable => Err(TokenFault::Passing { retry_after: None }),
             // The scopes that were granted need not let us ask.
             TestClass::Forbidden | TestClass::Unclear | TestClass::Refused => Ok(None),
@@ -270,7 +272,8 @@ impl Broker {
             }
             authorization.state = AuthorizationState::AwaitingCompletion;
         } else {
-            let connection = self.store_tokens(&mut change, &authorization, provider, target, &issued).await?;
+            let connection =
+                self.store_tokens(&mut change, &authorization, provider, target, &issued).await?;
             authorization.connection_id = Some(connection.id);
             authorization.state = AuthorizationState::Completed;
         }
@@ -303,10 +306,9 @@ impl Broker {
         if account.id.is_empty() {
             return Ok(Ok(named));
         }
-        let id = named.as_ref().map_or_else(
-            || ConnectionId::new(self.now(), random_bytes()),
-            |stored| stored.connection.id,
-        );
+        let id = named
+            .as_ref()
+            .map_or_else(|| ConnectionId::new(self.now(), random_bytes()), |stored| stored.connection.id);
         let probe = Connection { id, account: account.clone(), ..self.bare_connection(authorization) };
         let Some(same) = change.same_account(&probe, "").await? else { return Ok(Ok(named)) };
         if let Some(mut pending) = named {
@@ -336,8 +338,8 @@ impl Broker {
             (None, Some(stored)) => self.kept_refresh_token(stored, authorization).await?,
             (None, None) => None,
         };
-        let renewal = refresh_token
-            .map(|token| Credential::from_fields([(REFRESH_TOKEN.to_owned(), token)].into()));
+        let renewal =
+            refresh_token.map(|token| Credential::from_fields([(REFRESH_TOKEN.to_owned(), token)].into()));
         let tokens = self.facts(authorization, provider, issued, renewal.is_some());
         let (is_new, mut stored) = match target {
             None => {

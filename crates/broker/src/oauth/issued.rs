@@ -39,8 +39,12 @@ impl Broker {
         let mut errors = Vec::new();
         check_config(provider, self.url_rules(), &create.config, &mut errors);
         let given = match method.method {
-            AuthMethod::OAuth2Code | AuthMethod::OAuth2Device => check_tokens(&create.credentials, &mut errors),
-            _ if method.fields.is_empty() && create.credentials.is_empty() => Credential::from_fields(BTreeMap::new()),
+            AuthMethod::OAuth2Code | AuthMethod::OAuth2Device => {
+                check_tokens(&create.credentials, &mut errors)
+            }
+            _ if method.fields.is_empty() && create.credentials.is_empty() => {
+                Credential::from_fields(BTreeMap::new())
+            }
             _ => check_credential(method, create.credentials.clone(), &mut errors),
         };
         if !errors.is_empty() {
@@ -59,7 +63,8 @@ impl Broker {
                 Some(fingerprint)
             }
         };
-        let scopes = if create.scopes.is_empty() { provider.default_scopes.clone() } else { create.scopes.clone() };
+        let scopes =
+            if create.scopes.is_empty() { provider.default_scopes.clone() } else { create.scopes.clone() };
         let got = self.get(caller, &create, provider, method, given, &scopes).await?;
         self.insert_issued(caller, create, provider, method, scopes, got, request_fingerprint).await
     }
@@ -98,7 +103,9 @@ impl Broker {
         given: &Credential,
     ) -> Result<Arc<Client>, BrokerError> {
         match (method.method, given.get("client_id")) {
-            (AuthMethod::JwtBearer, _) => Ok(Arc::new(Client { id: String::new(), secrets: Vec::new(), key: None })),
+            (AuthMethod::JwtBearer, _) => {
+                Ok(Arc::new(Client { id: String::new(), secrets: Vec::new(), key: None }))
+            }
             (AuthMethod::OAuth2ClientCredentials, Some(id)) => Ok(Arc::new(Client {
                 id: id.expose_secret().to_owned(),
                 secrets: given.get("client_secret").cloned().into_iter().collect(),
@@ -132,8 +139,10 @@ impl Broker {
             .account_of_token(provider, method, client, &answer.access_token, &create.config)
             .await
             .map_err(provider_fault)?;
-        let renewal =
-            answer.refresh_token.clone().map(|token| Credential::from_fields([(REFRESH_TOKEN.to_owned(), token)].into()));
+        let renewal = answer
+            .refresh_token
+            .clone()
+            .map(|token| Credential::from_fields([(REFRESH_TOKEN.to_owned(), token)].into()));
         let client_id = Text::parse(&client.id).map_err(|_| BrokerError::OAuthClientMissing)?;
         let issued = Issued { tokens: answer, config: create.config.clone(), account };
         Ok(Got { client_id, issued, renewal })
@@ -219,7 +228,8 @@ impl Broker {
 fn check_tokens(given: &BTreeMap<String, SecretString>, errors: &mut Vec<FieldError>) -> Credential {
     let known = [ACCESS_TOKEN, REFRESH_TOKEN];
     if given.keys().any(|name| !known.contains(&name.as_str())) {
-        let problem = "has a field that is not asked for; tokens to take over are access_token and refresh_token";
+        let problem =
+            "has a field that is not asked for; tokens to take over are access_token and refresh_token";
         errors.push(FieldError::invalid("credentials", problem));
     }
     if !given.contains_key(ACCESS_TOKEN) {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use keyholder_domain::{AuditKind, Connection, Generation};
 use keyholder_store::{
-    Change, NewAuditEvent, NewRevocation, RevocationOutcome, StoredAuthorization, StoredConnection, StoredRevocation,
+    Change, NewAuditEvent, NewRevocation, RevocationOutcome, StoredAuthorization, StoredConnection,
+    StoredRevocation,
 };
 use keyholder_upstream::oauth::{Revoked, TokenFault};
 use keyholder_vault::{Credential, SecretString};
@@ -79,7 +80,8 @@ impl Broker {
         let (answer, _) = self.open_answer(stored).await?;
         let provider = self.known_provider(&authorization.provider_id)?;
         let Ok(client) = self.client_of_flow(authorization, provider).await else { return Ok(()) };
-        let Ok(tokens) = server(provider, &client, &authorization.config)?.read(&answer, None, self.now()) else {
+        let Ok(tokens) = server(provider, &client, &authorization.config)?.read(&answer, None, self.now())
+        else {
             return Ok(());
         };
         let mut fields: std::collections::BTreeMap<String, SecretString> =

@@ -58,7 +58,9 @@ impl Broker {
             AuthorizationState::Exchanging if stored.poll_seconds.is_some() && !over => {
                 return self.poll_device(stored.clone()).await;
             }
-            AuthorizationState::Exchanging if stored.poll_seconds.is_none() => AuthorizationFailure::Interrupted,
+            AuthorizationState::Exchanging if stored.poll_seconds.is_none() => {
+                AuthorizationFailure::Interrupted
+            }
             _ => AuthorizationFailure::Expired,
         };
         self.fail(stored, failure).await.map(drop)

@@ -5,8 +5,8 @@ use time::Duration;
 
 use super::*;
 use crate::{
-    Account, AuthMethod, ConnectionId, Generation, GrantId, Labels, OrganizationId, ProviderId, Text,
-    Tokens, WorkloadPattern,
+    Account, AuthMethod, ConnectionId, Generation, GrantId, Labels, OrganizationId, ProviderId, Text, Tokens,
+    WorkloadPattern,
 };
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;

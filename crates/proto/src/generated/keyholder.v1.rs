@@ -112,6 +112,18 @@ pub enum AuditEventKind {
     GrantRevoked = 10,
     /// A connection's credential was tried at the provider; the reason says how it went.
     ConnectionTested = 11,
+    /// An authorization was begun.
+    AuthorizationStarted = 13,
+    /// An authorization came to nothing; the reason says why.
+    AuthorizationFailed = 14,
+    /// An owner consented again: a connection got new tokens.
+    ConnectionReauthorized = 15,
+    /// A connection's access token was replaced by a newer one.
+    ConnectionRefreshed = 16,
+    /// A token was given back to its provider, or could not be: REVOKED, UNSUPPORTED or FAILED.
+    TokenRevoked = 17,
+    /// An organization's OAuth client was set or removed.
+    OauthClientChanged = 18,
 }
 impl AuditEventKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -132,6 +144,12 @@ impl AuditEventKind {
             Self::GrantCreated => "AUDIT_EVENT_KIND_GRANT_CREATED",
             Self::GrantRevoked => "AUDIT_EVENT_KIND_GRANT_REVOKED",
             Self::ConnectionTested => "AUDIT_EVENT_KIND_CONNECTION_TESTED",
+            Self::AuthorizationStarted => "AUDIT_EVENT_KIND_AUTHORIZATION_STARTED",
+            Self::AuthorizationFailed => "AUDIT_EVENT_KIND_AUTHORIZATION_FAILED",
+            Self::ConnectionReauthorized => "AUDIT_EVENT_KIND_CONNECTION_REAUTHORIZED",
+            Self::ConnectionRefreshed => "AUDIT_EVENT_KIND_CONNECTION_REFRESHED",
+            Self::TokenRevoked => "AUDIT_EVENT_KIND_TOKEN_REVOKED",
+            Self::OauthClientChanged => "AUDIT_EVENT_KIND_OAUTH_CLIENT_CHANGED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -149,6 +167,14 @@ impl AuditEventKind {
             "AUDIT_EVENT_KIND_GRANT_CREATED" => Some(Self::GrantCreated),
             "AUDIT_EVENT_KIND_GRANT_REVOKED" => Some(Self::GrantRevoked),
             "AUDIT_EVENT_KIND_CONNECTION_TESTED" => Some(Self::ConnectionTested),
+            "AUDIT_EVENT_KIND_AUTHORIZATION_STARTED" => Some(Self::AuthorizationStarted),
+            "AUDIT_EVENT_KIND_AUTHORIZATION_FAILED" => Some(Self::AuthorizationFailed),
+            "AUDIT_EVENT_KIND_CONNECTION_REAUTHORIZED" => {
+                Some(Self::ConnectionReauthorized)
+            }
+            "AUDIT_EVENT_KIND_CONNECTION_REFRESHED" => Some(Self::ConnectionRefreshed),
+            "AUDIT_EVENT_KIND_TOKEN_REVOKED" => Some(Self::TokenRevoked),
+            "AUDIT_EVENT_KIND_OAUTH_CLIENT_CHANGED" => Some(Self::OauthClientChanged),
             _ => None,
         }
     }
@@ -1108,6 +1134,84 @@ pub struct LastTest {
     #[prost(string, tag = "5")]
     pub summary: ::prost::alloc::string::String,
 }
+/// Tokens says what is known of the tokens that an OAuth server issued. It holds none of them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Tokens {
+    /// The public id of the OAuth client that they were issued to. Empty where an assertion was enough.
+    #[prost(string, tag = "1")]
+    pub client_id: ::prost::alloc::string::String,
+    /// The scopes that were asked for. The connection's scopes are those that were granted.
+    #[prost(string, repeated, tag = "2")]
+    pub requested_scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The scopes that were asked for and not granted.
+    #[prost(string, repeated, tag = "3")]
+    pub missing_scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// When the access token ends. Absent: the provider does not say.
+    #[prost(message, optional, tag = "4")]
+    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Whether the next access token can be had without the owner.
+    #[prost(bool, tag = "5")]
+    pub renewable: bool,
+    /// Whether that was expected, and the provider gave nothing to do it with.
+    #[prost(bool, tag = "6")]
+    pub renewal_missing: bool,
+    /// When the owner's permission ends if it is not used until then. Absent: not known.
+    #[prost(message, optional, tag = "7")]
+    pub idle_expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When the connection stops working unless its owner consents again. Absent: never, as far as is known.
+    #[prost(message, optional, tag = "8")]
+    pub stop_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// Authorization is one OAuth flow. It is used once, and ends by itself.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Authorization {
+    /// Its id: "authz_" and 32 hex digits.
+    #[prost(string, tag = "1")]
+    pub authorization_id: ::prost::alloc::string::String,
+    /// The tenant it belongs to.
+    #[prost(string, tag = "2")]
+    pub organization_id: ::prost::alloc::string::String,
+    /// Whose account is being connected.
+    #[prost(string, tag = "3")]
+    pub owner: ::prost::alloc::string::String,
+    /// At which provider.
+    #[prost(string, tag = "4")]
+    pub provider_id: ::prost::alloc::string::String,
+    /// Through a browser or a device.
+    #[prost(enumeration = "AuthMethod", tag = "5")]
+    pub auth_method: i32,
+    /// The connection that is authorized anew or, from AWAITING_COMPLETION on, the one that comes of it. The same account of
+    /// the same owner again is the same connection.
+    #[prost(string, tag = "6")]
+    pub connection_id: ::prost::alloc::string::String,
+    /// The scopes that are asked for.
+    #[prost(string, repeated, tag = "7")]
+    pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Where it stands.
+    #[prost(enumeration = "AuthorizationState", tag = "8")]
+    pub state: i32,
+    /// Why it failed: a stable name. Empty: it did not.
+    #[prost(string, tag = "9")]
+    pub failure: ::prost::alloc::string::String,
+    /// The same in a sentence for people.
+    #[prost(string, tag = "10")]
+    pub failure_sentence: ::prost::alloc::string::String,
+    /// For a device: the code that the owner types in.
+    #[prost(string, tag = "11")]
+    pub user_code: ::prost::alloc::string::String,
+    /// For a device: where they type it in.
+    #[prost(string, tag = "12")]
+    pub verification_uri: ::prost::alloc::string::String,
+    /// For a device: the same with the code in it, if the provider gives one.
+    #[prost(string, tag = "13")]
+    pub verification_uri_complete: ::prost::alloc::string::String,
+    /// When it was begun.
+    #[prost(message, optional, tag = "14")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ends by itself.
+    #[prost(message, optional, tag = "15")]
+    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+}
 /// Connection is one account of one owner at one provider. It never holds a secret.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Connection {
@@ -1174,6 +1278,9 @@ pub struct Connection {
     /// How the last real call with the credential went. Absent: there was none since the credential came in.
     #[prost(message, optional, tag = "18")]
     pub last_test: ::core::option::Option<LastTest>,
+    /// What is known of its tokens. Absent: its credential was typed in.
+    #[prost(message, optional, tag = "19")]
+    pub tokens: ::core::option::Option<Tokens>,
 }
 /// CreateConnectionRequest connects an account.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1191,7 +1298,9 @@ pub struct CreateConnectionRequest {
     /// How. Unspecified: the provider's one method that takes a typed-in credential, if it has exactly one.
     #[prost(enumeration = "AuthMethod", tag = "4")]
     pub auth_method: i32,
-    /// The fields that the provider's auth method asks for. Input only: no message ever carries them back.
+    /// The fields that the provider's auth method asks for. Input only: no message ever carries them back. For
+    /// OAUTH2_CODE, tokens that were issued elsewhere: access_token and perhaps refresh_token. From then on nobody but
+    /// Keyholder may refresh them.
     #[prost(btree_map = "string, string", tag = "5")]
     pub credentials: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
@@ -1223,6 +1332,9 @@ pub struct CreateConnectionRequest {
     /// with the same id is done once and gets the connection it made.
     #[prost(string, tag = "11")]
     pub request_id: ::prost::alloc::string::String,
+    /// With an access_token that was issued elsewhere: when it ends. Absent: not known.
+    #[prost(message, optional, tag = "12")]
+    pub token_expire_time: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// CreateConnectionResponse is the connection that was made.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1230,6 +1342,119 @@ pub struct CreateConnectionResponse {
     /// The connection.
     #[prost(message, optional, tag = "1")]
     pub connection: ::core::option::Option<Connection>,
+}
+/// StartAuthorizationRequest begins to ask an owner for consent.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StartAuthorizationRequest {
+    /// The tenant.
+    #[prost(string, tag = "1")]
+    pub organization_id: ::prost::alloc::string::String,
+    /// Whose account it is. With a connection_id, left out.
+    #[prost(string, tag = "2")]
+    pub owner: ::prost::alloc::string::String,
+    /// At which provider. With a connection_id, left out.
+    #[prost(string, tag = "3")]
+    pub provider_id: ::prost::alloc::string::String,
+    /// OAUTH2_CODE or OAUTH2_DEVICE. Unspecified: OAUTH2_CODE.
+    #[prost(enumeration = "AuthMethod", tag = "4")]
+    pub auth_method: i32,
+    /// The connection to authorize anew. The owner must consent with the account that it has.
+    #[prost(string, tag = "5")]
+    pub connection_id: ::prost::alloc::string::String,
+    /// The settings that the provider asks for. With a connection_id and empty: the connection's.
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub config: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// A name for people, for a new connection. At most 256 characters.
+    #[prost(string, tag = "7")]
+    pub display_name: ::prost::alloc::string::String,
+    /// The caller's own marks, for a new connection, as in CreateConnectionRequest.
+    #[prost(btree_map = "string, string", tag = "8")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// The scopes to ask for. With no capabilities either: the provider's default.
+    #[prost(string, repeated, tag = "9")]
+    pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The ids of the provider's capabilities whose scopes to ask for too.
+    #[prost(string, repeated, tag = "10")]
+    pub capabilities: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Where the browser goes in the end, with authorization_id in its query; must be allowed by the configuration. Empty:
+    /// it stays on Keyholder's page.
+    #[prost(string, tag = "11")]
+    pub return_url: ::prost::alloc::string::String,
+    /// A redirect URI of the app's own, which forwards what comes back to CompleteAuthorization; must be in the
+    /// configuration. Empty: Keyholder's own.
+    #[prost(string, tag = "12")]
+    pub redirect_uri: ::prost::alloc::string::String,
+    /// The SHA-256, in base64url without padding, of a verifier that only the session of the app's own user knows. If
+    /// given, there is no connection before CompleteAuthorization has presented the verifier, so that nobody can be
+    /// made to finish somebody else's flow. The configuration can require it.
+    #[prost(string, tag = "13")]
+    pub completion_challenge: ::prost::alloc::string::String,
+    /// Makes the call idempotent, as in CreateConnectionRequest.
+    #[prost(string, tag = "14")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// StartAuthorizationResponse is the authorization, and where to send the owner.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct StartAuthorizationResponse {
+    /// The authorization.
+    #[prost(message, optional, tag = "1")]
+    pub authorization: ::core::option::Option<Authorization>,
+    /// The address for the owner's browser. For the owner alone: whoever opens it can connect an account of their own.
+    /// Empty for a device: show user_code and verification_uri.
+    #[prost(string, tag = "2")]
+    pub authorization_url: ::prost::alloc::string::String,
+}
+/// GetAuthorizationRequest asks for one authorization.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetAuthorizationRequest {
+    /// The tenant.
+    #[prost(string, tag = "1")]
+    pub organization_id: ::prost::alloc::string::String,
+    /// Its id.
+    #[prost(string, tag = "2")]
+    pub authorization_id: ::prost::alloc::string::String,
+}
+/// GetAuthorizationResponse is one authorization.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetAuthorizationResponse {
+    /// The authorization.
+    #[prost(message, optional, tag = "1")]
+    pub authorization: ::core::option::Option<Authorization>,
+}
+/// CompleteAuthorizationRequest completes an authorization.
+#[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct CompleteAuthorizationRequest {
+    /// The tenant.
+    #[prost(string, tag = "1")]
+    pub organization_id: ::prost::alloc::string::String,
+    /// Its id.
+    #[prost(string, tag = "2")]
+    pub authorization_id: ::prost::alloc::string::String,
+    /// The verifier of the completion_challenge, out of the session of the user who has come back.
+    #[prost(string, tag = "3")]
+    pub completion_verifier: ::prost::alloc::string::String,
+    /// With a redirect_uri of the app's own: every parameter that the provider's redirect carried, state and code or error
+    /// among them.
+    #[prost(btree_map = "string, string", tag = "4")]
+    pub redirect_parameters: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+/// CompleteAuthorizationResponse is the authorization, COMPLETED.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CompleteAuthorizationResponse {
+    /// The authorization.
+    #[prost(message, optional, tag = "1")]
+    pub authorization: ::core::option::Option<Authorization>,
 }
 /// GetConnectionRequest asks for one connection.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1546,6 +1771,51 @@ impl TestOutcome {
         }
     }
 }
+/// AuthorizationState says where an authorization stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AuthorizationState {
+    /// Not said.
+    Unspecified = 0,
+    /// Waits for the owner to consent.
+    Pending = 1,
+    /// The owner has consented; the provider is being asked for tokens.
+    Exchanging = 2,
+    /// The tokens are here; the app must call CompleteAuthorization.
+    AwaitingCompletion = 3,
+    /// There is a connection.
+    Completed = 4,
+    /// It came to nothing. A new one can be begun.
+    Failed = 5,
+}
+impl AuthorizationState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AUTHORIZATION_STATE_UNSPECIFIED",
+            Self::Pending => "AUTHORIZATION_STATE_PENDING",
+            Self::Exchanging => "AUTHORIZATION_STATE_EXCHANGING",
+            Self::AwaitingCompletion => "AUTHORIZATION_STATE_AWAITING_COMPLETION",
+            Self::Completed => "AUTHORIZATION_STATE_COMPLETED",
+            Self::Failed => "AUTHORIZATION_STATE_FAILED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AUTHORIZATION_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "AUTHORIZATION_STATE_PENDING" => Some(Self::Pending),
+            "AUTHORIZATION_STATE_EXCHANGING" => Some(Self::Exchanging),
+            "AUTHORIZATION_STATE_AWAITING_COMPLETION" => Some(Self::AwaitingCompletion),
+            "AUTHORIZATION_STATE_COMPLETED" => Some(Self::Completed),
+            "AUTHORIZATION_STATE_FAILED" => Some(Self::Failed),
+            _ => None,
+        }
+    }
+}
 /// Generated client implementations.
 pub mod connection_service_client {
     #![allow(
@@ -1639,9 +1909,12 @@ pub mod connection_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// CreateConnection connects an account with a credential that its owner has: an API key, a user name and
-        /// password, a bearer token, or fields of their own. Fails with PROVIDER_NOT_FOUND, INVALID_FIELD,
-        /// URL_NOT_ALLOWED, OAUTH_CLIENT_MISSING, CONNECTION_EXISTS or REQUEST_ID_REUSED.
+        /// CreateConnection connects an account without asking anybody for consent: with a credential that its owner has
+        /// (an API key, a user name and password, a bearer token, or fields of their own), with a client of the owner's
+        /// own (client credentials), with a key that signs assertions (JWT bearer), or with tokens that were issued
+        /// elsewhere to the same OAuth client and are looked after here from now on. Fails with PROVIDER_NOT_FOUND,
+        /// INVALID_FIELD, URL_NOT_ALLOWED, OAUTH_CLIENT_MISSING, OAUTH_CLIENT_REFUSED, PROVIDER_REFUSED,
+        /// PROVIDER_UNAVAILABLE, CONNECTION_EXISTS or REQUEST_ID_REUSED.
         pub async fn create_connection(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateConnectionRequest>,
@@ -1665,6 +1938,98 @@ pub mod connection_service_client {
             req.extensions_mut()
                 .insert(
                     GrpcMethod::new("keyholder.v1.ConnectionService", "CreateConnection"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// StartAuthorization begins to ask an owner for consent, through a browser or a device. With a connection_id it asks
+        /// anew for that connection, which keeps its id and its grants. Fails with PROVIDER_NOT_FOUND,
+        /// CONNECTION_NOT_FOUND, CONNECTION_DELETED, INVALID_FIELD, URL_NOT_ALLOWED, OAUTH_CLIENT_MISSING,
+        /// OAUTH_CLIENT_REFUSED, PROVIDER_REFUSED, PROVIDER_UNAVAILABLE, PUBLIC_URL_MISSING or REQUEST_ID_REUSED.
+        pub async fn start_authorization(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StartAuthorizationRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StartAuthorizationResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyholder.v1.ConnectionService/StartAuthorization",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "keyholder.v1.ConnectionService",
+                        "StartAuthorization",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// GetAuthorization reads how far an authorization has come. Fails with AUTHORIZATION_NOT_FOUND.
+        pub async fn get_authorization(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetAuthorizationRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetAuthorizationResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyholder.v1.ConnectionService/GetAuthorization",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("keyholder.v1.ConnectionService", "GetAuthorization"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// CompleteAuthorization proves that the app that began an authorization is the one whose user finished it, and hands
+        /// over what an app with a redirect URI of its own got back. Completing twice is the same as once. Fails with
+        /// AUTHORIZATION_NOT_FOUND, AUTHORIZATION_NOT_READY, AUTHORIZATION_FAILED, COMPLETION_REFUSED or INVALID_FIELD.
+        pub async fn complete_authorization(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CompleteAuthorizationRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CompleteAuthorizationResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyholder.v1.ConnectionService/CompleteAuthorization",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "keyholder.v1.ConnectionService",
+                        "CompleteAuthorization",
+                    ),
                 );
             self.inner.unary(req, path, codec).await
         }
@@ -1946,14 +2311,46 @@ pub mod connection_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with ConnectionServiceServer.
     #[async_trait]
     pub trait ConnectionService: std::marker::Send + std::marker::Sync + 'static {
-        /// CreateConnection connects an account with a credential that its owner has: an API key, a user name and
-        /// password, a bearer token, or fields of their own. Fails with PROVIDER_NOT_FOUND, INVALID_FIELD,
-        /// URL_NOT_ALLOWED, OAUTH_CLIENT_MISSING, CONNECTION_EXISTS or REQUEST_ID_REUSED.
+        /// CreateConnection connects an account without asking anybody for consent: with a credential that its owner has
+        /// (an API key, a user name and password, a bearer token, or fields of their own), with a client of the owner's
+        /// own (client credentials), with a key that signs assertions (JWT bearer), or with tokens that were issued
+        /// elsewhere to the same OAuth client and are looked after here from now on. Fails with PROVIDER_NOT_FOUND,
+        /// INVALID_FIELD, URL_NOT_ALLOWED, OAUTH_CLIENT_MISSING, OAUTH_CLIENT_REFUSED, PROVIDER_REFUSED,
+        /// PROVIDER_UNAVAILABLE, CONNECTION_EXISTS or REQUEST_ID_REUSED.
         async fn create_connection(
             &self,
             request: tonic::Request<super::CreateConnectionRequest>,
         ) -> std::result::Result<
             tonic::Response<super::CreateConnectionResponse>,
+            tonic::Status,
+        >;
+        /// StartAuthorization begins to ask an owner for consent, through a browser or a device. With a connection_id it asks
+        /// anew for that connection, which keeps its id and its grants. Fails with PROVIDER_NOT_FOUND,
+        /// CONNECTION_NOT_FOUND, CONNECTION_DELETED, INVALID_FIELD, URL_NOT_ALLOWED, OAUTH_CLIENT_MISSING,
+        /// OAUTH_CLIENT_REFUSED, PROVIDER_REFUSED, PROVIDER_UNAVAILABLE, PUBLIC_URL_MISSING or REQUEST_ID_REUSED.
+        async fn start_authorization(
+            &self,
+            request: tonic::Request<super::StartAuthorizationRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StartAuthorizationResponse>,
+            tonic::Status,
+        >;
+        /// GetAuthorization reads how far an authorization has come. Fails with AUTHORIZATION_NOT_FOUND.
+        async fn get_authorization(
+            &self,
+            request: tonic::Request<super::GetAuthorizationRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetAuthorizationResponse>,
+            tonic::Status,
+        >;
+        /// CompleteAuthorization proves that the app that began an authorization is the one whose user finished it, and hands
+        /// over what an app with a redirect URI of its own got back. Completing twice is the same as once. Fails with
+        /// AUTHORIZATION_NOT_FOUND, AUTHORIZATION_NOT_READY, AUTHORIZATION_FAILED, COMPLETION_REFUSED or INVALID_FIELD.
+        async fn complete_authorization(
+            &self,
+            request: tonic::Request<super::CompleteAuthorizationRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CompleteAuthorizationResponse>,
             tonic::Status,
         >;
         /// GetConnection reads one connection, also a deleted one. Fails with CONNECTION_NOT_FOUND.
@@ -2161,6 +2558,150 @@ pub mod connection_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CreateConnectionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyholder.v1.ConnectionService/StartAuthorization" => {
+                    #[allow(non_camel_case_types)]
+                    struct StartAuthorizationSvc<T: ConnectionService>(pub Arc<T>);
+                    impl<
+                        T: ConnectionService,
+                    > tonic::server::UnaryService<super::StartAuthorizationRequest>
+                    for StartAuthorizationSvc<T> {
+                        type Response = super::StartAuthorizationResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StartAuthorizationRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ConnectionService>::start_authorization(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StartAuthorizationSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyholder.v1.ConnectionService/GetAuthorization" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetAuthorizationSvc<T: ConnectionService>(pub Arc<T>);
+                    impl<
+                        T: ConnectionService,
+                    > tonic::server::UnaryService<super::GetAuthorizationRequest>
+                    for GetAuthorizationSvc<T> {
+                        type Response = super::GetAuthorizationResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetAuthorizationRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ConnectionService>::get_authorization(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetAuthorizationSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyholder.v1.ConnectionService/CompleteAuthorization" => {
+                    #[allow(non_camel_case_types)]
+                    struct CompleteAuthorizationSvc<T: ConnectionService>(pub Arc<T>);
+                    impl<
+                        T: ConnectionService,
+                    > tonic::server::UnaryService<super::CompleteAuthorizationRequest>
+                    for CompleteAuthorizationSvc<T> {
+                        type Response = super::CompleteAuthorizationResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CompleteAuthorizationRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ConnectionService>::complete_authorization(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CompleteAuthorizationSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -3854,9 +4395,584 @@ pub mod grant_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// OAuthClient is an organization's client at a provider. It never holds a secret.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OAuthClient {
+    /// At which provider.
+    #[prost(string, tag = "1")]
+    pub provider_id: ::prost::alloc::string::String,
+    /// The public id.
+    #[prost(string, tag = "2")]
+    pub client_id: ::prost::alloc::string::String,
+    /// How many secrets are held: two while the one before is still tried.
+    #[prost(int32, tag = "3")]
+    pub secret_count: i32,
+    /// When it was set first.
+    #[prost(message, optional, tag = "4")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it was set last.
+    #[prost(message, optional, tag = "5")]
+    pub update_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// SetOAuthClientRequest sets a client.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct SetOAuthClientRequest {
+    /// The tenant.
+    #[prost(string, tag = "1")]
+    pub organization_id: ::prost::alloc::string::String,
+    /// At which provider.
+    #[prost(string, tag = "2")]
+    pub provider_id: ::prost::alloc::string::String,
+    /// The public id that the provider gave.
+    #[prost(string, tag = "3")]
+    pub client_id: ::prost::alloc::string::String,
+    /// The secret that the provider gave. Empty for a public client.
+    #[prost(string, tag = "4")]
+    pub client_secret: ::prost::alloc::string::String,
+    /// During a change of the secret: whether the one before goes on being tried where the new one is not taken. Set the
+    /// client once more without it when the change is over.
+    #[prost(bool, tag = "5")]
+    pub keep_previous_secret: bool,
+}
+/// SetOAuthClientResponse is the client.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetOAuthClientResponse {
+    /// The client.
+    #[prost(message, optional, tag = "1")]
+    pub oauth_client: ::core::option::Option<OAuthClient>,
+}
+/// ListOAuthClientsRequest asks for an organization's clients.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListOAuthClientsRequest {
+    /// The tenant.
+    #[prost(string, tag = "1")]
+    pub organization_id: ::prost::alloc::string::String,
+}
+/// ListOAuthClientsResponse is an organization's clients.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListOAuthClientsResponse {
+    /// The clients.
+    #[prost(message, repeated, tag = "1")]
+    pub oauth_clients: ::prost::alloc::vec::Vec<OAuthClient>,
+}
+/// DeleteOAuthClientRequest removes a client.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteOAuthClientRequest {
+    /// The tenant.
+    #[prost(string, tag = "1")]
+    pub organization_id: ::prost::alloc::string::String,
+    /// At which provider.
+    #[prost(string, tag = "2")]
+    pub provider_id: ::prost::alloc::string::String,
+}
+/// DeleteOAuthClientResponse says that it is done.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteOAuthClientResponse {}
+/// Generated client implementations.
+pub mod o_auth_client_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// OAuthClientService sets the OAuth clients that an organization has registered at providers itself. Such a client
+    /// takes the place of the installation's, which comes from its configuration. For workloads with the role
+    /// manager or operator. It takes secrets in and never gives one out.
+    #[derive(Debug, Clone)]
+    pub struct OAuthClientServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl OAuthClientServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> OAuthClientServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> OAuthClientServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            OAuthClientServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// SetOAuthClient sets an organization's client at a provider. Fails with PROVIDER_NOT_FOUND, INVALID_FIELD or
+        /// OAUTH_CLIENT_MISSING, if the provider has no OAuth.
+        pub async fn set_o_auth_client(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetOAuthClientRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetOAuthClientResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyholder.v1.OAuthClientService/SetOAuthClient",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("keyholder.v1.OAuthClientService", "SetOAuthClient"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// ListOAuthClients lists an organization's clients, in the order of provider ids.
+        pub async fn list_o_auth_clients(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListOAuthClientsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListOAuthClientsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyholder.v1.OAuthClientService/ListOAuthClients",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "keyholder.v1.OAuthClientService",
+                        "ListOAuthClients",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// DeleteOAuthClient removes an organization's client. Connections whose tokens were issued to it can no longer be
+        /// renewed. Fails with OAUTH_CLIENT_MISSING.
+        pub async fn delete_o_auth_client(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteOAuthClientRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteOAuthClientResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyholder.v1.OAuthClientService/DeleteOAuthClient",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "keyholder.v1.OAuthClientService",
+                        "DeleteOAuthClient",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod o_auth_client_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with OAuthClientServiceServer.
+    #[async_trait]
+    pub trait OAuthClientService: std::marker::Send + std::marker::Sync + 'static {
+        /// SetOAuthClient sets an organization's client at a provider. Fails with PROVIDER_NOT_FOUND, INVALID_FIELD or
+        /// OAUTH_CLIENT_MISSING, if the provider has no OAuth.
+        async fn set_o_auth_client(
+            &self,
+            request: tonic::Request<super::SetOAuthClientRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetOAuthClientResponse>,
+            tonic::Status,
+        >;
+        /// ListOAuthClients lists an organization's clients, in the order of provider ids.
+        async fn list_o_auth_clients(
+            &self,
+            request: tonic::Request<super::ListOAuthClientsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListOAuthClientsResponse>,
+            tonic::Status,
+        >;
+        /// DeleteOAuthClient removes an organization's client. Connections whose tokens were issued to it can no longer be
+        /// renewed. Fails with OAUTH_CLIENT_MISSING.
+        async fn delete_o_auth_client(
+            &self,
+            request: tonic::Request<super::DeleteOAuthClientRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteOAuthClientResponse>,
+            tonic::Status,
+        >;
+    }
+    /// OAuthClientService sets the OAuth clients that an organization has registered at providers itself. Such a client
+    /// takes the place of the installation's, which comes from its configuration. For workloads with the role
+    /// manager or operator. It takes secrets in and never gives one out.
+    #[derive(Debug)]
+    pub struct OAuthClientServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> OAuthClientServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for OAuthClientServiceServer<T>
+    where
+        T: OAuthClientService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/keyholder.v1.OAuthClientService/SetOAuthClient" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetOAuthClientSvc<T: OAuthClientService>(pub Arc<T>);
+                    impl<
+                        T: OAuthClientService,
+                    > tonic::server::UnaryService<super::SetOAuthClientRequest>
+                    for SetOAuthClientSvc<T> {
+                        type Response = super::SetOAuthClientResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetOAuthClientRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as OAuthClientService>::set_o_auth_client(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetOAuthClientSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyholder.v1.OAuthClientService/ListOAuthClients" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListOAuthClientsSvc<T: OAuthClientService>(pub Arc<T>);
+                    impl<
+                        T: OAuthClientService,
+                    > tonic::server::UnaryService<super::ListOAuthClientsRequest>
+                    for ListOAuthClientsSvc<T> {
+                        type Response = super::ListOAuthClientsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListOAuthClientsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as OAuthClientService>::list_o_auth_clients(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListOAuthClientsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyholder.v1.OAuthClientService/DeleteOAuthClient" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteOAuthClientSvc<T: OAuthClientService>(pub Arc<T>);
+                    impl<
+                        T: OAuthClientService,
+                    > tonic::server::UnaryService<super::DeleteOAuthClientRequest>
+                    for DeleteOAuthClientSvc<T> {
+                        type Response = super::DeleteOAuthClientResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteOAuthClientRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as OAuthClientService>::delete_o_auth_client(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteOAuthClientSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for OAuthClientServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "keyholder.v1.OAuthClientService";
+    impl<T> tonic::server::NamedService for OAuthClientServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 impl ::core::fmt::Debug for CreateConnectionRequest {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         f.write_str("CreateConnectionRequest([REDACTED])")
+    }
+}
+impl ::core::fmt::Debug for StartAuthorizationResponse {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.write_str("StartAuthorizationResponse([REDACTED])")
+    }
+}
+impl ::core::fmt::Debug for CompleteAuthorizationRequest {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.write_str("CompleteAuthorizationRequest([REDACTED])")
     }
 }
 impl ::core::fmt::Debug for ReplaceCredentialsRequest {
@@ -3892,5 +5008,10 @@ impl ::core::fmt::Debug for CustomCredential {
 impl ::core::fmt::Debug for HttpInjection {
     fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         f.write_str("HttpInjection([REDACTED])")
+    }
+}
+impl ::core::fmt::Debug for SetOAuthClientRequest {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.write_str("SetOAuthClientRequest([REDACTED])")
     }
 }

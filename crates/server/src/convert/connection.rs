@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use keyholder_broker::{ConnectionFilter, ConnectionUpdate, CreateConnection, WatchFilter};
 use keyholder_domain::{
     Account, AuthMethod, Connection, ConnectionId, ConnectionState, Labels, LastTest, OrganizationId,
-    Principal, ProviderId, Scopes, TestClass, Text,
+    Principal, ProviderId, Scopes, TestClass, Text, Tokens,
 };
 use keyholder_proto::v1;
 use keyholder_vault::SecretString;
@@ -35,6 +35,20 @@ pub fn connection(connection: Connection) -> v1::Connection {
         update_time: Some(timestamp(connection.update_time)),
         etag: to_etag(connection.generation),
         last_test: connection.last_test.map(last_test),
+        tokens: connection.tokens.map(|known| tokens(&known, &connection.scopes)),
+    }
+}
+
+fn tokens(tokens: &Tokens, granted: &Scopes) -> v1::Tokens {
+    v1::Tokens {
+        client_id: tokens.client_id.as_str().to_owned(),
+        requested_scopes: tokens.asked.to_strings(),
+        missing_scopes: tokens.missing(granted).to_strings(),
+        expire_time: tokens.expire_time.map(timestamp),
+        renewable: tokens.renewable,
+        renewal_missing: tokens.renewal_missing,
+        idle_expire_time: tokens.idle_expire_time.map(timestamp),
+        stop_time: tokens.stop_time().map(timestamp),
     }
 }
 
@@ -92,6 +106,7 @@ pub fn create_connection(mut request: v1::CreateConnectionRequest) -> Result<Cre
     let account = read_account(&mut reader, request.account.unwrap_or_default());
     let scopes = reader.checked("scopes", Scopes::parse(&request.scopes));
     let labels = read_labels(&mut reader, "labels", &request.labels);
+    let token_expire_time = reader.moment("token_expire_time", request.token_expire_time.as_ref());
     let create = (|| {
         Some(CreateConnection {
             owner: owner?,
@@ -99,6 +114,7 @@ pub fn create_connection(mut request: v1::CreateConnectionRequest) -> Result<Cre
             auth_method,
             credentials: secrets(request.credentials),
             config: request.config,
+            token_expire_time,
             display_name: display_name?,
             account: account?,
             scopes: scopes?,
@@ -211,7 +227,7 @@ fn feed(organization_id: &OrganizationId) -> PageToken {
     PageToken::of("WatchConnections", &request)
 }
 
-fn read_auth_method(reader: &mut Reader, number: i32) -> Option<AuthMethod> {
+pub(super) fn read_auth_method(reader: &mut Reader, number: i32) -> Option<AuthMethod> {
     match v1::AuthMethod::try_from(number) {
         Ok(v1::AuthMethod::Unspecified) => None,
         Ok(v1::AuthMethod::Oauth2Code) => Some(AuthMethod::OAuth2Code),
@@ -236,7 +252,11 @@ fn read_account(reader: &mut Reader, account: v1::Account) -> Option<Account> {
     Some(Account { id: id?, name: name?, email: email? })
 }
 
-fn read_labels(reader: &mut Reader, field: &str, labels: &BTreeMap<String, String>) -> Option<Labels> {
+pub(super) fn read_labels(
+    reader: &mut Reader,
+    field: &str,
+    labels: &BTreeMap<String, String>,
+) -> Option<Labels> {
     let pairs = labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     reader.checked(field, Labels::parse(pairs))
 }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use keyholder_broker::{Access, Answer, Ask, CreateGrant, GrantFilter, Refusal, Target};
 use keyholder_domain::access::Right;
 use keyholder_domain::{
@@ -132,9 +134,14 @@ pub struct AskFields<'a> {
     pub provider: Option<&'a v1::ProviderTarget>,
     /// The scopes that are needed.
     pub scopes: &'a [String],
+    /// How long the credential must be good for.
+    pub min_ttl: Option<prost_types::Duration>,
     /// What for.
     pub purpose: &'a str,
 }
+
+/// The longest `min_ttl` that may be asked for.
+const MAX_MIN_TTL: Duration = Duration::from_secs(3_600);
 
 /// Reads what is asked for.
 pub fn ask(reader: &mut Reader, fields: &AskFields<'_>) -> Option<Ask> {
@@ -149,7 +156,20 @@ pub fn ask(reader: &mut Reader, fields: &AskFields<'_>) -> Option<Ask> {
     };
     let scopes = reader.checked("scopes", Scopes::parse(fields.scopes));
     let purpose = reader.checked("purpose", Text::parse(fields.purpose));
-    Some(Ask { actor: actor?, target: target?, scopes: scopes?, purpose: purpose? })
+    let min_ttl = read_min_ttl(reader, fields.min_ttl);
+    Some(Ask { actor: actor?, target: target?, scopes: scopes?, min_ttl, purpose: purpose? })
+}
+
+fn read_min_ttl(reader: &mut Reader, given: Option<prost_types::Duration>) -> Duration {
+    let Some(given) = given else { return Duration::ZERO };
+    let in_range = (0..1_000_000_000).contains(&given.nanos);
+    match Duration::try_from(given).ok().filter(|ttl| in_range && *ttl <= MAX_MIN_TTL) {
+        Some(ttl) => ttl,
+        None => {
+            reader.wrong("min_ttl", "must be between 0 seconds and one hour");
+            Duration::ZERO
+        }
+    }
 }
 
 fn provider_target(reader: &mut Reader, target: &v1::ProviderTarget) -> Option<Target> {

@@ -3,7 +3,7 @@ use keyholder_domain::AuthMethod;
 use keyholder_proto::v1;
 
 /// A provider on the wire.
-pub fn provider(provider: &Provider) -> v1::Provider {
+pub fn provider(provider: &Provider, is_available: impl Fn(&Method) -> bool) -> v1::Provider {
     v1::Provider {
         provider_id: provider.id.to_string(),
         name: provider.name.clone(),
@@ -15,7 +15,7 @@ pub fn provider(provider: &Provider) -> v1::Provider {
             .filter(|url| !url.contains('{'))
             .unwrap_or_default()
             .to_owned(),
-        auth_methods: provider.auth_methods.iter().map(method).collect(),
+        auth_methods: provider.auth_methods.iter().map(|it| method(it, is_available(it))).collect(),
         config_fields: provider.config.iter().map(field).collect(),
         scopes: provider
             .scopes
@@ -40,12 +40,9 @@ pub fn provider(provider: &Provider) -> v1::Provider {
     }
 }
 
-fn method(method: &Method) -> v1::ProviderAuthMethod {
-    let availability = if method.method.is_static() {
-        v1::Availability::Ready
-    } else {
-        v1::Availability::OauthClientMissing
-    };
+fn method(method: &Method, is_available: bool) -> v1::ProviderAuthMethod {
+    let availability =
+        if is_available { v1::Availability::Ready } else { v1::Availability::OauthClientMissing };
     v1::ProviderAuthMethod {
         auth_method: auth_method(method.method).into(),
         title: method.title.clone(),

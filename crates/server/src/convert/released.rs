@@ -27,6 +27,10 @@ pub fn resolve_response(released: Released) -> v1::ResolveCredentialResponse {
 
 fn kind(credential: ReleasedCredential) -> Kind {
     match credential {
+        ReleasedCredential::OAuth2 { access_token } => Kind::Oauth2(v1::OAuth2Credential {
+            access_token: access_token.expose_secret().to_owned(),
+            token_type: "Bearer".to_owned(),
+        }),
         ReleasedCredential::ApiKey { api_key, other_fields } => Kind::ApiKey(v1::ApiKeyCredential {
             api_key: api_key.expose_secret().to_owned(),
             other_fields: exposed(&other_fields),

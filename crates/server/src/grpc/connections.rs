@@ -55,6 +55,27 @@ impl ConnectionService for Services {
         Ok(Response::new(v1::CreateConnectionResponse { connection: answer(&call, made)? }))
     }
 
+    async fn start_authorization(
+        &self,
+        request: Request<v1::StartAuthorizationRequest>,
+    ) -> Result<Response<v1::StartAuthorizationResponse>, Status> {
+        self.start(request).await
+    }
+
+    async fn get_authorization(
+        &self,
+        request: Request<v1::GetAuthorizationRequest>,
+    ) -> Result<Response<v1::GetAuthorizationResponse>, Status> {
+        self.get(request).await
+    }
+
+    async fn complete_authorization(
+        &self,
+        request: Request<v1::CompleteAuthorizationRequest>,
+    ) -> Result<Response<v1::CompleteAuthorizationResponse>, Status> {
+        self.complete(request).await
+    }
+
     async fn get_connection(
         &self,
         request: Request<v1::GetConnectionRequest>,

@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use keyholder_broker::{Ask, Caller, Target};
 use keyholder_catalog::Provider;
 use keyholder_domain::{GrantId, GrantTarget, OrganizationId, ProviderId, Reason, WorkloadId};
@@ -11,9 +9,6 @@ use super::{Admitted, Services, admit, as_caller, note_request};
 use crate::call::{Call, may_use, note};
 use crate::convert::{self, AskFields, Reader, etag};
 use crate::problem::Problem;
-
-/// The longest `min_ttl` that may be asked for.
-const MAX_MIN_TTL: Duration = Duration::from_secs(3_600);
 
 #[tonic::async_trait]
 impl GrantService for Services {
@@ -97,6 +92,7 @@ impl GrantService for Services {
             connection_id,
             provider,
             scopes: &message.scopes,
+            min_ttl: None,
             purpose: "",
         };
         let ask = convert::ask(&mut reader, &fields);
@@ -186,15 +182,10 @@ fn read_resolve(message: &v1::ResolveCredentialRequest) -> Result<(OrganizationI
         connection_id,
         provider,
         scopes: &message.scopes,
+        min_ttl: message.min_ttl,
         purpose: &message.purpose,
     };
     let ask = convert::ask(&mut reader, &fields);
-    if let Some(ttl) = message.min_ttl
-        && !((0..1_000_000_000).contains(&ttl.nanos)
-            && Duration::try_from(ttl).is_ok_and(|ttl| ttl <= MAX_MIN_TTL))
-    {
-        reader.wrong("min_ttl", "must be between 0 seconds and one hour");
-    }
     reader.finish(organization_id.zip(ask))
 }
 

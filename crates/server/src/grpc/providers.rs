@@ -1,4 +1,6 @@
+use keyholder_catalog::Provider;
 use keyholder_domain::{ProviderId, Reason};
+use keyholder_proto::v1;
 use keyholder_proto::v1::provider_service_server::ProviderService;
 use keyholder_proto::v1::{
     GetProviderRequest, GetProviderResponse, ListProvidersRequest, ListProvidersResponse,
@@ -29,7 +31,7 @@ impl ProviderService for Services {
             self.broker.catalog().iter().filter(|provider| behind(&provider.id)).take(limit).collect();
         let (found, next_page_token) = tokens.next(found, page.size, |last| last.id.to_string());
         Ok(Response::new(ListProvidersResponse {
-            providers: found.into_iter().map(provider).collect(),
+            providers: found.into_iter().map(|found| self.provider(found)).collect(),
             next_page_token,
         }))
     }
@@ -44,8 +46,14 @@ impl ProviderService for Services {
         let id = reader.finish(id).map_err(|problem| call.fail(problem))?;
         self.note_provider(&call, &id);
         match self.broker.catalog().get(&id) {
-            Some(found) => Ok(Response::new(GetProviderResponse { provider: Some(provider(found)) })),
+            Some(found) => Ok(Response::new(GetProviderResponse { provider: Some(self.provider(found)) })),
             None => Err(call.fail(Problem::new(Reason::ProviderNotFound))),
         }
+    }
+}
+
+impl Services {
+    fn provider(&self, found: &Provider) -> v1::Provider {
+        provider(found, |method| self.broker.is_available(found, method))
     }
 }

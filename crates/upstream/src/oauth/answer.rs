@@ -43,8 +43,8 @@ impl Server<'_> {
         let body = body.ok_or(TokenFault::Unusable("the body is neither JSON nor a form"))?;
         self.check_type(&body)?;
         let recipe = &self.recipe.answer;
-        let access_token = token(&body, &recipe.access_token)?
-            .ok_or(TokenFault::Unusable("there is no access token"))?;
+        let access_token =
+            token(&body, &recipe.access_token)?.ok_or(TokenFault::Unusable("there is no access token"))?;
         let account = self.account_in(&body, nonce, now)?;
         Ok(TokenSet {
             access_token,
@@ -101,9 +101,8 @@ impl Server<'_> {
         let texts: Vec<&str> = match body.pointer(&recipe.scope) {
             None | Some(Value::Null) => return Ok(None),
             Some(Value::String(text)) => {
-                let separates = |character: char| {
-                    character == ' ' || character == ',' || own.contains(character)
-                };
+                let separates =
+                    |character: char| character == ' ' || character == ',' || own.contains(character);
                 text.split(separates).filter(|text| !text.is_empty()).collect()
             }
             Some(Value::Array(items)) => {
@@ -174,7 +173,9 @@ fn standard(code: &str, status: u16, passing: TokenFault) -> TokenFault {
     match code {
         "invalid_grant" => TokenFault::Dead,
         "invalid_client" | "unauthorized_client" => TokenFault::Client,
-        "invalid_scope" | "invalid_request" | "unsupported_grant_type" | "invalid_target" => TokenFault::Request,
+        "invalid_scope" | "invalid_request" | "unsupported_grant_type" | "invalid_target" => {
+            TokenFault::Request
+        }
         "access_denied" => TokenFault::Denied,
         "authorization_pending" => TokenFault::Pending,
         "slow_down" => TokenFault::SlowDown,
@@ -237,7 +238,9 @@ fn token(body: &Value, pointer: &str) -> Result<Option<SecretString>, TokenFault
 fn lifetime(value: &Value, unit: ExpiresUnit, now: Timestamp) -> Option<Timestamp> {
     if unit == ExpiresUnit::Date {
         return match value {
-            Value::String(text) => Timestamp::parse(text.trim(), &Rfc3339).ok().filter(|end| sensible(*end, now)),
+            Value::String(text) => {
+                Timestamp::parse(text.trim(), &Rfc3339).ok().filter(|end| sensible(*end, now))
+            }
             _ => None,
         };
     }

@@ -3,8 +3,7 @@ use std::borrow::Cow;
 use keyholder_domain::Scopes;
 use keyholder_vault::{ExposeSecret as _, SecretString};
 use oauth2::{
-    AuthUrl, ClientId, CsrfToken, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl,
-    basic::BasicClient,
+    AuthUrl, ClientId, CsrfToken, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, basic::BasicClient,
 };
 use url::Url;
 
@@ -42,7 +41,8 @@ impl Server<'_> {
             .map_err(|_| TokenFault::Unrenderable("the redirect URI is no URL"))?;
         let client = BasicClient::new(ClientId::new(self.client.id.clone())).set_auth_uri(endpoint);
         let state = consent.state.expose_secret().to_owned();
-        let mut request = client.authorize_url(|| CsrfToken::new(state)).set_redirect_uri(Cow::Owned(redirect));
+        let mut request =
+            client.authorize_url(|| CsrfToken::new(state)).set_redirect_uri(Cow::Owned(redirect));
         if authorize.pkce {
             let verifier = PkceCodeVerifier::new(consent.verifier.expose_secret().to_owned());
             request = request.set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier));

@@ -72,18 +72,21 @@ impl Server<'_> {
             (ClientAuthentication::Body, Some(secret)) => {
                 parameters(vec![id, ("client_secret", secret.clone())])
             }
-            (ClientAuthentication::Basic, Some(secret)) => {
-                Ok(Proof { header: Some(basic(&form(&self.client.id), &form(secret.expose_secret()))), parameters: Vec::new() })
-            }
-            (ClientAuthentication::BasicRaw, Some(secret)) => {
-                Ok(Proof { header: Some(basic(&self.client.id, secret.expose_secret())), parameters: Vec::new() })
-            }
+            (ClientAuthentication::Basic, Some(secret)) => Ok(Proof {
+                header: Some(basic(&form(&self.client.id), &form(secret.expose_secret()))),
+                parameters: Vec::new(),
+            }),
+            (ClientAuthentication::BasicRaw, Some(secret)) => Ok(Proof {
+                header: Some(basic(&self.client.id, secret.expose_secret())),
+                parameters: Vec::new(),
+            }),
         }
     }
 
     /// The client's id and newest secret behind `Basic`, as they are.
     pub(super) fn basic_proof(&self) -> Result<SecretString, TokenFault> {
-        let secret = self.client.secrets.first().ok_or(TokenFault::Unrenderable("the client has no secret"))?;
+        let secret =
+            self.client.secrets.first().ok_or(TokenFault::Unrenderable("the client has no secret"))?;
         Ok(basic(&self.client.id, secret.expose_secret()))
     }
 
@@ -115,7 +118,10 @@ fn form(text: &str) -> String {
 
 fn basic(id: &str, secret: &str) -> SecretString {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
-    SecretString::from(format!("Basic {}", STANDARD.encode(zeroize::Zeroizing::new(format!("{id}:{secret}")).as_bytes())))
+    SecretString::from(format!(
+        "Basic {}",
+        STANDARD.encode(zeroize::Zeroizing::new(format!("{id}:{secret}")).as_bytes())
+    ))
 }
 
 #[cfg(test)]

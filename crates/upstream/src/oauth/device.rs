@@ -69,10 +69,13 @@ impl Upstream {
 fn read(server: &Server<'_>, answer: &TokenAnswer, now: Timestamp) -> Result<DeviceCode, TokenFault> {
     if answer.status != 200 {
         // What a token endpoint says with an error, a device endpoint says with the same.
-        return Err(server.read(answer, None, now).err().unwrap_or(TokenFault::Unusable("no device code came")));
+        return Err(server
+            .read(answer, None, now)
+            .err()
+            .unwrap_or(TokenFault::Unusable("no device code came")));
     }
-    let read: StandardDeviceAuthorizationResponse = serde_json::from_slice(&answer.body)
-        .map_err(|_| TokenFault::Unusable("no device code came"))?;
+    let read: StandardDeviceAuthorizationResponse =
+        serde_json::from_slice(&answer.body).map_err(|_| TokenFault::Unusable("no device code came"))?;
     Ok(DeviceCode {
         device_code: read.device_code().secret().as_str().into(),
         user_code: read.user_code().secret().clone(),

@@ -17,7 +17,8 @@ pub(super) fn claims_of(
     now: Timestamp,
 ) -> Result<Value, &'static str> {
     let payload = token.split('.').nth(1).ok_or("the ID token is no token")?;
-    let bytes = URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).map_err(|_| "the ID token is no token")?;
+    let bytes =
+        URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).map_err(|_| "the ID token is no token")?;
     let claims: Value = serde_json::from_slice(&bytes).map_err(|_| "the ID token is no token")?;
     let audience = &claims["aud"];
     let ours = |value: &Value| value.as_str() == Some(server.client.id.as_str());

@@ -1,7 +1,5 @@
 use http::{HeaderValue, Method, header};
-use keyholder_catalog::oauth2::{
-    RefreshWith, RequestFormat, Revoke, RevokeAuthentication, RevokeRequest,
-};
+use keyholder_catalog::oauth2::{RefreshWith, RequestFormat, Revoke, RevokeAuthentication, RevokeRequest};
 use keyholder_domain::Timestamp;
 use keyholder_egress::Request;
 use keyholder_vault::{Credential, ExposeSecret as _, SecretString};

@@ -165,7 +165,8 @@ impl Upstream {
                 query.extend_from_slice(url.as_bytes());
                 query.push(b'?');
                 push_pairs(&mut query, parameters);
-                let url = str::from_utf8(&query).map_err(|_| TokenFault::Unrenderable("the query is no text"))?;
+                let url =
+                    str::from_utf8(&query).map_err(|_| TokenFault::Unrenderable("the query is no text"))?;
                 Request::new(Method::GET, target(url)?)
             }
         };
@@ -282,7 +283,11 @@ impl<'a> Server<'a> {
         // A minute back: a server whose clock is late refuses what is from the future.
         let seconds = now.unix_timestamp() - 60;
         let mut claims = json!({ "iat": seconds, "exp": seconds + 60 + ASSERTION_SECONDS });
-        let named = [("iss", Some(&recipe.issuer)), ("sub", recipe.subject.as_ref()), ("aud", recipe.audience.as_ref())];
+        let named = [
+            ("iss", Some(&recipe.issuer)),
+            ("sub", recipe.subject.as_ref()),
+            ("aud", recipe.audience.as_ref()),
+        ];
         for (claim, template) in named {
             if let Some(value) = template.map(text).transpose()?.flatten() {
                 claims[claim] = value.as_str().into();
