@@ -210,6 +210,103 @@ async fn a_stored_url_that_the_rules_no_longer_allow_releases_nothing() {
         .resolve_credential(crate::harness::resolve_request("user:ada", &made.connection_id))
         .await;
     assert_refused(refused, Code::InvalidArgument, "URL_NOT_ALLOWED");
+    assert_eq!(
+        world.sql("SELECT kind || ' ' || reason FROM audit_events ORDER BY audit_event_id DESC LIMIT 1"),
+        "CREDENTIAL_DENIED URL_NOT_ALLOWED"
+    );
+    assert_refused_for(&world, "10.0.0.1", "private", 1);
+}
+
+/// Asserts what the log and the metrics say of URLs that were refused.
+fn assert_refused_for(world: &World, host: &str, reason: &str, times: usize) {
+    let lines = log_lines(&world.server.log);
+    let refused = |line: &&serde_json::Value| {
+        line["message"] == "URL refused" && line["host"] == host && line["reason"] == reason
+    };
+    assert_eq!(lines.iter().filter(refused).count(), times, "{lines:?}");
+    let metrics = http_get(world.server.admin, "/metrics").1;
+    let sample = format!("keyholder_egress_failures{{reason=\"{reason}\"}} {times}\n");
+    assert!(metrics.contains(&sample), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_refused_url_goes_on_record_without_the_url() {
+    let world = World::start();
+    let at = |url: &str| std::collections::BTreeMap::from([("base_url".to_owned(), url.to_owned())]);
+    let request = |key: &str, url: &str| v1::CreateConnectionRequest {
+        provider_id: "openai-compatible".into(),
+        config: at(url),
+        ..openai("user:ada", key)
+    };
+    let hidden = "https://10.0.0.1/hush";
+    let refused = world.connections().create_connection(request("sk-ada", hidden)).await;
+    assert_refused(refused, Code::InvalidArgument, "URL_NOT_ALLOWED");
+    // Another field is wrong as well: the URL is still on record.
+    let refused = world.connections().create_connection(request("", hidden)).await;
+    assert_refused(refused, Code::InvalidArgument, "INVALID_FIELD");
+    let made = request("sk-ada", "https://api.example.com/v1");
+    let made = world.connections().create_connection(made).await.unwrap().into_inner().connection.unwrap();
+    let update = v1::UpdateConnectionRequest {
+        connection: Some(v1::Connection { config: at(hidden), ..made.clone() }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["config".into()] }),
+    };
+    let refused = world.connections().update_connection(update).await;
+    assert_refused(refused, Code::InvalidArgument, "URL_NOT_ALLOWED");
+    let replace = v1::ReplaceCredentialsRequest {
+        organization_id: ACME.into(),
+        connection_id: made.connection_id.clone(),
+        credentials: [("api_key".to_owned(), "sk-ada".to_owned())].into(),
+        config: at(hidden),
+        etag: String::new(),
+    };
+    let refused = world.connections().replace_credentials(replace).await;
+    assert_refused(refused, Code::InvalidArgument, "URL_NOT_ALLOWED");
+
+    let list = v1::ListAuditEventsRequest {
+        organization_id: ACME.into(),
+        kinds: vec![v1::AuditEventKind::UrlRefused.into()],
+        ..Default::default()
+    };
+    let events = world.audit().list_audit_events(list).await.unwrap().into_inner().audit_events;
+    let known = made.connection_id.as_str();
+    let about: Vec<&str> = events.iter().rev().map(|event| event.connection_id.as_str()).collect();
+    assert_eq!(about, ["", "", known, known]);
+    for event in &events {
+        assert_eq!(
+            (event.workload.as_str(), event.provider_id.as_str(), event.reason.as_str()),
+            ("spiffe://test.example/console", "openai-compatible", "URL_NOT_ALLOWED")
+        );
+    }
+    assert_refused_for(&world, "10.0.0.1", "private", 4);
+    assert_eq!(world.sql("SELECT count(*) FROM audit_events e WHERE e::text LIKE '%hush%'"), "0");
+    assert!(!fs::read_to_string(&world.server.log).unwrap().contains("hush"));
+    let read =
+        v1::GetConnectionRequest { organization_id: ACME.into(), connection_id: made.connection_id.clone() };
+    let read = world.connections().get_connection(read).await.unwrap().into_inner().connection.unwrap();
+    assert_eq!(read, made, "nothing changed");
+}
+
+#[tokio::test]
+async fn the_log_has_no_part_of_a_refused_url_but_a_plain_host() {
+    let world = World::start();
+    for (url, host, reason) in [
+        ("https://user:hush@api.example.com/", "", "user_info"),
+        ("https://hush/", "", "single_label"),
+        ("hush.example.com", "", "not_absolute"),
+        ("https://api.example.com:hush/", "api.example.com", "port_syntax"),
+        ("https://eu.example.com/#hush", "eu.example.com", "fragment"),
+        ("https://us.example.com/v1?hush=1", "us.example.com", "form"),
+    ] {
+        let request = v1::CreateConnectionRequest {
+            provider_id: "openai-compatible".into(),
+            config: [("base_url".to_owned(), url.to_owned())].into(),
+            ..openai("user:ada", "sk-ada")
+        };
+        let refused = world.connections().create_connection(request).await;
+        assert_refused(refused, Code::InvalidArgument, "URL_NOT_ALLOWED");
+        assert_refused_for(&world, host, reason, 1);
+    }
+    assert!(!fs::read_to_string(&world.server.log).unwrap().contains("hush"));
 }
 
 #[test]

@@ -45,6 +45,8 @@ audit_kinds! {
     ConnectionDeleted = "CONNECTION_DELETED",
     /// A connection's credential was tried at the provider; the reason says how it went.
     ConnectionTested = "CONNECTION_TESTED",
+    /// A URL in a connection's settings was refused where it entered; nothing changed.
+    UrlRefused = "URL_REFUSED",
     /// A grant was given.
     GrantCreated = "GRANT_CREATED",
     /// A grant was taken back.
@@ -79,7 +81,7 @@ pub struct AuditEvent {
     pub grant_id: Option<GrantId>,
     /// The provider that was meant.
     pub provider_id: Option<ProviderId>,
-    /// For a denial, its stable reason.
+    /// For a denial and a refused URL, the stable reason.
     pub reason: Text,
     /// What the caller said it wanted the credential for.
     pub purpose: Text,
