@@ -11,6 +11,11 @@ use crate::provider::Provider;
 
 /// A world whose catalog has a provider on this machine.
 fn world() -> (World, Provider) {
+    world_with("")
+}
+
+/// The same, with more settings of the way out.
+fn world_with(egress: &str) -> (World, Provider) {
     let mut provider = None;
     let world = World::start_with(|authority, dir| {
         let started = provider.insert(Provider::start(authority));
@@ -18,14 +23,15 @@ fn world() -> (World, Provider) {
         fs::create_dir(dir.join("providers")).unwrap();
         let definition = format!(
             "id: local\nname: Local\ndocumentation_url: https://example.com/docs\nfacts_checked: 2026-11-22\n\
-             base_url: https://localhost:{port}/v1\nauth_methods:\n  - method: api_key\n    title: API key\n    \
+             base_url: https://localhost:{port}/v1\n\
+             config:\n  - name: region\n    title: Region\n    required: false\nauth_methods:\n  - method: api_key\n    title: API key\n    \
              fields:\n      - name: api_key\n        title: Key\n        secret: true\n    http:\n      headers:\n        \
              Authorization: Bearer {{credential.api_key}}\n    test:\n      request: GET /me\n      good: [200]\n      \
              dead: [401]\n      forbidden: [403]\n      account:\n        id: /id\n        name: /name\n        email: /email\n"
         );
         fs::write(dir.join("providers/local.yaml"), definition).unwrap();
         format!(
-            "[catalog]\ndirectory = \"providers\"\n[egress]\nroots = \"ca.pem\"\n[danger]\negress = [\"localhost:{port}\"]\n"
+            "[catalog]\ndirectory = \"providers\"\n[egress]\nroots = \"ca.pem\"\n{egress}\n[danger]\negress = [\"localhost:{port}\"]\n"
         )
     });
     (world, provider.unwrap())
@@ -413,4 +419,188 @@ async fn nobody_without_the_credential_can_have_it_sent_elsewhere() {
     let moved =
         world.connections().replace_credentials(replace).await.unwrap().into_inner().connection.unwrap();
     assert_eq!(moved.config["base_url"], "https://eu.example.com/v1");
+}
+
+// === A test while something else happens ===
+
+/// No deadline of ours ends before a test lets the provider answer.
+const PATIENT: &str = "deadlines = { total_ms = 60000, first_byte_ms = 60000 }";
+
+/// Begins a test, and returns once the provider was asked.
+async fn begin_test(
+    world: &World,
+    provider: &Provider,
+    connection: &v1::Connection,
+) -> tokio::task::JoinHandle<Result<v1::Connection, tonic::Status>> {
+    let (mut client, request) = (world.connections(), test_request(connection));
+    let asked = provider.requests() + 1;
+    let begun = tokio::spawn(async move {
+        client.test_connection(request).await.map(|tested| tested.into_inner().connection.unwrap())
+    });
+    provider.wait_for_requests(asked);
+    begun
+}
+
+async fn read(world: &World, connection: &v1::Connection) -> v1::Connection {
+    let get = v1::GetConnectionRequest {
+        organization_id: ACME.into(),
+        connection_id: connection.connection_id.clone(),
+    };
+    world.connections().get_connection(get).await.unwrap().into_inner().connection.unwrap()
+}
+
+fn replace(connection: &v1::Connection, key: &str) -> v1::ReplaceCredentialsRequest {
+    v1::ReplaceCredentialsRequest {
+        organization_id: ACME.into(),
+        connection_id: connection.connection_id.clone(),
+        credentials: [("api_key".to_owned(), key.to_owned())].into(),
+        ..Default::default()
+    }
+}
+
+const TESTS_ON_RECORD: &str = "SELECT count(*) FROM audit_events WHERE kind = 'CONNECTION_TESTED'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_whose_caller_no_longer_waits_goes_on_record() {
+    let (world, provider) = world_with(PATIENT);
+    let made = connect(&world, "sk-good-held").await;
+    provider.hold();
+    let mut request = tonic::Request::new(test_request(&made));
+    request.set_timeout(std::time::Duration::from_secs(3));
+    let late = world.connections().test_connection(request).await;
+    assert_refused(late, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+    assert_eq!((provider.requests(), world.sql(TESTS_ON_RECORD).as_str()), (1, "0"));
+    provider.release();
+    crate::harness::eventually("the record", || (world.sql(TESTS_ON_RECORD) == "1").then_some(()));
+    let last = read(&world, &made).await.last_test.unwrap();
+    assert_eq!((last.outcome(), last.http_status), (TestOutcome::Good, 200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_test_does_not_overwrite_a_newer_one() {
+    let (world, provider) = world_with(PATIENT);
+    let made = connect(&world, "sk-good-held").await;
+    provider.hold();
+    let older = begin_test(&world, &provider, &made).await;
+    provider.hold_no_more();
+    world.sql("UPDATE connections SET test_claim_time = test_claim_time - interval '16 seconds'");
+    let newer = world.connections().test_connection(test_request(&made)).await.unwrap().into_inner();
+    let newer = newer.connection.unwrap().last_test;
+    provider.release();
+    assert_refused(older.await.unwrap(), Code::Aborted, "CONTENDED");
+    assert_eq!(read(&world, &made).await.last_test, newer);
+    assert_eq!(world.sql(TESTS_ON_RECORD), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_says_nothing_of_a_credential_that_came_meanwhile() {
+    let (world, provider) = world_with(PATIENT);
+    let made = connect(&world, "sk-good-held").await;
+    provider.hold();
+    let begun = begin_test(&world, &provider, &made).await;
+    world.connections().replace_credentials(replace(&made, "sk-dead")).await.unwrap();
+    provider.release();
+    assert_refused(begun.await.unwrap(), Code::Aborted, "CONTENDED");
+    let after = read(&world, &made).await;
+    assert_eq!((after.last_test, after.account.unwrap().id.as_str()), (None, ""));
+    assert_eq!(world.sql(TESTS_ON_RECORD), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_for_which_there_is_no_room_is_kept_nowhere_and_need_not_wait() {
+    let (world, provider) = world_with(&format!("limits = {{ calls_per_host = 1 }}\n{PATIENT}"));
+    let (held, other) = (connect(&world, "sk-good-held").await, connect(&world, "sk-dead").await);
+    provider.hold();
+    let begun = begin_test(&world, &provider, &held).await;
+    let refused = world.connections().test_connection(test_request(&other)).await;
+    assert_refused(refused, Code::ResourceExhausted, "RATE_LIMITED");
+    assert_eq!((provider.requests(), read(&world, &other).await.last_test), (1, None));
+    assert_eq!(world.sql(TESTS_ON_RECORD), "0");
+    provider.release();
+    begun.await.unwrap().unwrap();
+    let tested = world.connections().test_connection(test_request(&other)).await.unwrap().into_inner();
+    assert_eq!(tested.connection.unwrap().last_test.unwrap().outcome(), TestOutcome::Dead);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_that_the_provider_echoes_is_not_learned() {
+    let (world, _provider) = world();
+    let made = connect(&world, "sk-echo-7").await;
+    let tested = world.connections().test_connection(test_request(&made)).await.unwrap().into_inner();
+    let account = tested.connection.unwrap().account.unwrap();
+    assert_eq!(
+        (account.id.as_str(), account.name.as_str(), account.email.as_str()),
+        ("", "", "ada@example.org")
+    );
+    for table in ["connections", "audit_events"] {
+        assert_eq!(world.sql(&format!("SELECT count(*) FROM {table} t WHERE t::text LIKE '%sk-echo%'")), "0");
+    }
+    assert!(!fs::read_to_string(&world.server.log).unwrap().contains("sk-echo"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_is_known_is_not_renamed_by_a_test() {
+    let (world, _provider) = world();
+    let known = v1::Account { id: "account-1".into(), ..Default::default() };
+    let request = v1::CreateConnectionRequest {
+        provider_id: "local".into(),
+        account: Some(known.clone()),
+        ..openai("user:ada", "sk-good")
+    };
+    let made = world.connections().create_connection(request).await.unwrap().into_inner().connection.unwrap();
+    let tested = world.connections().test_connection(test_request(&made)).await.unwrap().into_inner();
+    let tested = tested.connection.unwrap();
+    assert!(tested.last_test.unwrap().ok);
+    assert_eq!(tested.account, Some(known), "the provider speaks of account-7");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_says_nothing_of_settings_that_came_later() {
+    let (world, provider) = world();
+    let port = provider.address.port();
+    let at = |path: &str| {
+        let config =
+            [("base_url", format!("https://localhost:{port}{path}")), ("test_path", "/me".to_owned())];
+        config.map(|(name, value)| (name.to_owned(), value)).into()
+    };
+    let request = v1::CreateConnectionRequest {
+        provider_id: "openai-compatible".into(),
+        config: at("/v1"),
+        ..openai("user:ada", "sk-good")
+    };
+    let made = world.connections().create_connection(request).await.unwrap().into_inner().connection.unwrap();
+    world.connections().test_connection(test_request(&made)).await.unwrap();
+    assert!(read(&world, &made).await.last_test.unwrap().ok);
+    let moved = v1::ReplaceCredentialsRequest { config: at("/v2"), ..replace(&made, "sk-good") };
+    let moved =
+        world.connections().replace_credentials(moved).await.unwrap().into_inner().connection.unwrap();
+    assert_eq!((moved.last_test.clone(), read(&world, &made).await), (None, moved));
+
+    // A setting that does not decide where the credential goes may decide how it is taken.
+    let made = connect(&world, "sk-good").await;
+    world.connections().test_connection(test_request(&made)).await.unwrap();
+    let tested = read(&world, &made).await;
+    let update = |config: std::collections::BTreeMap<String, String>| v1::UpdateConnectionRequest {
+        connection: Some(v1::Connection { config, etag: String::new(), ..made.clone() }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["config".into()] }),
+    };
+    let same = world.connections().update_connection(update(made.config.clone())).await.unwrap().into_inner();
+    assert_eq!(same.connection.unwrap().last_test, tested.last_test, "the same settings");
+    let region = [("region".to_owned(), "eu".to_owned())].into();
+    let updated = world.connections().update_connection(update(region)).await.unwrap().into_inner();
+    let updated = updated.connection.unwrap();
+    assert_eq!((updated.last_test.clone(), read(&world, &made).await), (None, updated));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_sees_that_a_credential_is_dead() {
+    let (world, _provider) = world();
+    let made = connect(&world, "sk-dead").await;
+    let watch = v1::WatchConnectionsRequest { organization_id: ACME.into(), ..Default::default() };
+    let mut feed = world.connections().watch_connections(watch).await.unwrap().into_inner();
+    while feed.message().await.unwrap().unwrap().connection.is_some() {}
+    world.connections().test_connection(test_request(&made)).await.unwrap();
+    let seen = feed.message().await.unwrap().unwrap().connection.unwrap();
+    assert_eq!((&seen.connection_id, seen.state()), (&made.connection_id, v1::ConnectionState::Active));
+    assert_eq!(seen.last_test.unwrap().outcome(), TestOutcome::Dead);
 }

@@ -168,6 +168,9 @@ impl Broker {
                 let about = Refused { provider_id: &provider.id, connection: known, config: &config };
                 return Err(self.refuse_fields(caller, &about, errors).await);
             }
+            if connection.config != config {
+                connection.last_test = None;
+            }
             connection.config = config;
         }
         connection.display_name = update.display_name.unwrap_or_else(|| connection.display_name.clone());

@@ -46,6 +46,8 @@ impl Broker {
         let asking = tokio::spawn(async move {
             let tested = broker.0.upstream.test(&test, request).await;
             if tested.failure == Some(EgressError::Busy) {
+                // Nobody was asked, so the next test need not wait.
+                broker.store().give_back_test(&stored.connection, claim).await?;
                 return Err(BrokerError::RateLimited);
             }
             let caller = Caller {
