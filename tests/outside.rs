@@ -523,6 +523,38 @@ async fn a_test_for_which_there_is_no_room_is_kept_nowhere_and_need_not_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_organization_cannot_keep_the_others_from_testing() {
+    let (world, provider) = world_with(PATIENT);
+    provider.hold();
+    let mut begun = Vec::new();
+    for number in 0..16 {
+        let made = connect(&world, &format!("sk-good-held-{number}")).await;
+        world.sql("UPDATE connections SET account_id = connection_id::text");
+        begun.push(begin_test(&world, &provider, &made).await);
+    }
+    let one_more = connect(&world, "sk-dead").await;
+    let refused = world.connections().test_connection(test_request(&one_more)).await;
+    assert_refused(refused, Code::ResourceExhausted, "RATE_LIMITED");
+    let request = v1::CreateConnectionRequest {
+        organization_id: "beta".into(),
+        provider_id: "local".into(),
+        ..openai("user:bob", "sk-good")
+    };
+    let other =
+        world.connections().create_connection(request).await.unwrap().into_inner().connection.unwrap();
+    let request = v1::TestConnectionRequest { organization_id: "beta".into(), ..test_request(&other) };
+    let tested = world.connections().test_connection(request).await.unwrap().into_inner();
+    assert_eq!(tested.connection.unwrap().last_test.unwrap().outcome(), TestOutcome::Good);
+    provider.release();
+    for one in begun {
+        assert_eq!(one.await.unwrap().unwrap().last_test.unwrap().outcome(), TestOutcome::Good);
+    }
+    // The one that was turned away need not wait either.
+    let tested = world.connections().test_connection(test_request(&one_more)).await.unwrap().into_inner();
+    assert_eq!(tested.connection.unwrap().last_test.unwrap().outcome(), TestOutcome::Dead);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_credential_that_the_provider_echoes_is_not_learned() {
     let (world, _provider) = world();
     let made = connect(&world, "sk-echo-7").await;

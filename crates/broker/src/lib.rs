@@ -20,6 +20,7 @@ mod data_keys;
 mod error;
 mod grants;
 mod resolve;
+mod shares;
 mod test;
 mod watch;
 
@@ -43,6 +44,7 @@ pub use resolve::{Access, AmbiguousCandidate, Answer, Ask, Refusal, Released, Re
 pub use watch::{Watch, WatchFilter, Watched};
 
 use cache::{Cache, DataKeyCache};
+use shares::Shares;
 use watch::Changes;
 
 /// The broker. Cheap to clone.
@@ -59,6 +61,7 @@ struct Inner {
     found: Cache,
     data_keys: DataKeyCache,
     changes: Changes,
+    tests: Arc<Shares>,
 }
 
 impl Broker {
@@ -80,6 +83,7 @@ impl Broker {
             found: Cache::new(),
             data_keys: DataKeyCache::new(),
             changes: Changes::new(),
+            tests: Shares::new(test::UNDER_WAY),
         }))
     }
 
