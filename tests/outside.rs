@@ -421,6 +421,27 @@ async fn nobody_without_the_credential_can_have_it_sent_elsewhere() {
     assert_eq!(moved.config["base_url"], "https://eu.example.com/v1");
 }
 
+#[tokio::test]
+async fn the_servers_own_ports_are_refused_as_its_own() {
+    // Every port that the system gives to who asks for none, so that no port is refused for being one.
+    let ports: Vec<String> = (1_024..=65_535).map(|port: u16| port.to_string()).collect();
+    let world = World::start_with(|_, _| format!("[egress]\nextra_ports = [{}]\n", ports.join(",")));
+    let (grpc, admin) = (world.server.grpc.port(), world.server.admin.port());
+    let neither = (1_024..).find(|port| ![grpc, admin].contains(port)).unwrap();
+    for (port, reason, times) in
+        [(neither, "loopback", 1), (grpc, "own_address", 1), (admin, "own_address", 2)]
+    {
+        let request = v1::CreateConnectionRequest {
+            provider_id: "openai-compatible".into(),
+            config: [("base_url".to_owned(), format!("https://127.0.0.1:{port}/v1"))].into(),
+            ..openai("user:ada", "sk-ada")
+        };
+        let refused = world.connections().create_connection(request).await;
+        assert_refused(refused, Code::InvalidArgument, "URL_NOT_ALLOWED");
+        assert_refused_for(&world, "127.0.0.1", reason, times);
+    }
+}
+
 // === A test while something else happens ===
 
 /// No deadline of ours ends before a test lets the provider answer.
