@@ -653,7 +653,10 @@ async fn a_watcher_sees_that_a_credential_is_dead() {
     let mut feed = world.connections().watch_connections(watch).await.unwrap().into_inner();
     while feed.message().await.unwrap().unwrap().connection.is_some() {}
     world.connections().test_connection(test_request(&made)).await.unwrap();
-    let seen = feed.message().await.unwrap().unwrap().connection.unwrap();
+    let seen = tokio::time::timeout(std::time::Duration::from_secs(60), feed.message())
+        .await
+        .expect("no message came");
+    let seen = seen.unwrap().unwrap().connection.unwrap();
     assert_eq!((&seen.connection_id, seen.state()), (&made.connection_id, v1::ConnectionState::Active));
     assert_eq!(seen.last_test.unwrap().outcome(), TestOutcome::Dead);
 }
