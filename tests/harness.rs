@@ -226,6 +226,10 @@ impl Drop for Locked {
     }
 }
 
+/// The variables that name a proxy, for programs that take notice of them.
+const PROXIES: [&str; 6] =
+    ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+
 impl Server {
     fn start(dir: &Path, database_url: &str, name: &str) -> Self {
         let mut server = Self::spawn(dir, database_url, name);
@@ -245,6 +249,8 @@ impl Server {
             .args(["serve"])
             .current_dir(dir)
             .env("DATABASE_URL", database_url)
+            // Nobody listens there: whatever took notice of them would not reach a provider.
+            .envs(PROXIES.map(|name| (name, "http://127.0.0.1:9")))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())

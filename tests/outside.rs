@@ -11,6 +11,11 @@ use crate::provider::Provider;
 
 /// A world whose catalog has a provider on this machine.
 fn world() -> (World, Provider) {
+    world_with("")
+}
+
+/// The same, with more settings of the way out.
+fn world_with(egress: &str) -> (World, Provider) {
     let mut provider = None;
     let world = World::start_with(|authority, dir| {
         let started = provider.insert(Provider::start(authority));
@@ -18,14 +23,15 @@ fn world() -> (World, Provider) {
         fs::create_dir(dir.join("providers")).unwrap();
         let definition = format!(
             "id: local\nname: Local\ndocumentation_url: https://example.com/docs\nfacts_checked: 2026-11-22\n\
-             base_url: https://localhost:{port}/v1\nauth_methods:\n  - method: api_key\n    title: API key\n    \
+             base_url: https://localhost:{port}/v1\n\
+             config:\n  - name: region\n    title: Region\n    required: false\nauth_methods:\n  - method: api_key\n    title: API key\n    \
              fields:\n      - name: api_key\n        title: Key\n        secret: true\n    http:\n      headers:\n        \
              Authorization: Bearer {{credential.api_key}}\n    test:\n      request: GET /me\n      good: [200]\n      \
              dead: [401]\n      forbidden: [403]\n      account:\n        id: /id\n        name: /name\n        email: /email\n"
         );
         fs::write(dir.join("providers/local.yaml"), definition).unwrap();
         format!(
-            "[catalog]\ndirectory = \"providers\"\n[egress]\nroots = \"ca.pem\"\n[danger]\negress = [\"localhost:{port}\"]\n"
+            "[catalog]\ndirectory = \"providers\"\n[egress]\nroots = \"ca.pem\"\n{egress}\n[danger]\negress = [\"localhost:{port}\"]\n"
         )
     });
     (world, provider.unwrap())
@@ -210,6 +216,103 @@ async fn a_stored_url_that_the_rules_no_longer_allow_releases_nothing() {
         .resolve_credential(crate::harness::resolve_request("user:ada", &made.connection_id))
         .await;
     assert_refused(refused, Code::InvalidArgument, "URL_NOT_ALLOWED");
+    assert_eq!(
+        world.sql("SELECT kind || ' ' || reason FROM audit_events ORDER BY audit_event_id DESC LIMIT 1"),
+        "CREDENTIAL_DENIED URL_NOT_ALLOWED"
+    );
+    assert_refused_for(&world, "10.0.0.1", "private", 1);
+}
+
+/// Asserts what the log and the metrics say of URLs that were refused.
+fn assert_refused_for(world: &World, host: &str, reason: &str, times: usize) {
+    let lines = log_lines(&world.server.log);
+    let refused = |line: &&serde_json::Value| {
+        line["message"] == "URL refused" && line["host"] == host && line["reason"] == reason
+    };
+    assert_eq!(lines.iter().filter(refused).count(), times, "{lines:?}");
+    let metrics = http_get(world.server.admin, "/metrics").1;
+    let sample = format!("keyholder_egress_failures{{reason=\"{reason}\"}} {times}\n");
+    assert!(metrics.contains(&sample), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_refused_url_goes_on_record_without_the_url() {
+    let world = World::start();
+    let at = |url: &str| std::collections::BTreeMap::from([("base_url".to_owned(), url.to_owned())]);
+    let request = |key: &str, url: &str| v1::CreateConnectionRequest {
+        provider_id: "openai-compatible".into(),
+        config: at(url),
+        ..openai("user:ada", key)
+    };
+    let hidden = "https://10.0.0.1/hush";
+    let refused = world.connections().create_connection(request("sk-ada", hidden)).await;
+    assert_refused(refused, Code::InvalidArgument, "URL_NOT_ALLOWED");
+    // Another field is wrong as well: the URL is still on record.
+    let refused = world.connections().create_connection(request("", hidden)).await;
+    assert_refused(refused, Code::InvalidArgument, "INVALID_FIELD");
+    let made = request("sk-ada", "https://api.example.com/v1");
+    let made = world.connections().create_connection(made).await.unwrap().into_inner().connection.unwrap();
+    let update = v1::UpdateConnectionRequest {
+        connection: Some(v1::Connection { config: at(hidden), ..made.clone() }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["config".into()] }),
+    };
+    let refused = world.connections().update_connection(update).await;
+    assert_refused(refused, Code::InvalidArgument, "URL_NOT_ALLOWED");
+    let replace = v1::ReplaceCredentialsRequest {
+        organization_id: ACME.into(),
+        connection_id: made.connection_id.clone(),
+        credentials: [("api_key".to_owned(), "sk-ada".to_owned())].into(),
+        config: at(hidden),
+        etag: String::new(),
+    };
+    let refused = world.connections().replace_credentials(replace).await;
+    assert_refused(refused, Code::InvalidArgument, "URL_NOT_ALLOWED");
+
+    let list = v1::ListAuditEventsRequest {
+        organization_id: ACME.into(),
+        kinds: vec![v1::AuditEventKind::UrlRefused.into()],
+        ..Default::default()
+    };
+    let events = world.audit().list_audit_events(list).await.unwrap().into_inner().audit_events;
+    let known = made.connection_id.as_str();
+    let about: Vec<&str> = events.iter().rev().map(|event| event.connection_id.as_str()).collect();
+    assert_eq!(about, ["", "", known, known]);
+    for event in &events {
+        assert_eq!(
+            (event.workload.as_str(), event.provider_id.as_str(), event.reason.as_str()),
+            ("spiffe://test.example/console", "openai-compatible", "URL_NOT_ALLOWED")
+        );
+    }
+    assert_refused_for(&world, "10.0.0.1", "private", 4);
+    assert_eq!(world.sql("SELECT count(*) FROM audit_events e WHERE e::text LIKE '%hush%'"), "0");
+    assert!(!fs::read_to_string(&world.server.log).unwrap().contains("hush"));
+    let read =
+        v1::GetConnectionRequest { organization_id: ACME.into(), connection_id: made.connection_id.clone() };
+    let read = world.connections().get_connection(read).await.unwrap().into_inner().connection.unwrap();
+    assert_eq!(read, made, "nothing changed");
+}
+
+#[tokio::test]
+async fn the_log_has_no_part_of_a_refused_url_but_a_plain_host() {
+    let world = World::start();
+    for (url, host, reason) in [
+        ("https://user:hush@api.example.com/", "", "user_info"),
+        ("https://hush/", "", "single_label"),
+        ("hush.example.com", "", "not_absolute"),
+        ("https://api.example.com:hush/", "api.example.com", "port_syntax"),
+        ("https://eu.example.com/#hush", "eu.example.com", "fragment"),
+        ("https://us.example.com/v1?hush=1", "us.example.com", "form"),
+    ] {
+        let request = v1::CreateConnectionRequest {
+            provider_id: "openai-compatible".into(),
+            config: [("base_url".to_owned(), url.to_owned())].into(),
+            ..openai("user:ada", "sk-ada")
+        };
+        let refused = world.connections().create_connection(request).await;
+        assert_refused(refused, Code::InvalidArgument, "URL_NOT_ALLOWED");
+        assert_refused_for(&world, host, reason, 1);
+    }
+    assert!(!fs::read_to_string(&world.server.log).unwrap().contains("hush"));
 }
 
 #[test]
@@ -316,4 +419,244 @@ async fn nobody_without_the_credential_can_have_it_sent_elsewhere() {
     let moved =
         world.connections().replace_credentials(replace).await.unwrap().into_inner().connection.unwrap();
     assert_eq!(moved.config["base_url"], "https://eu.example.com/v1");
+}
+
+#[tokio::test]
+async fn the_servers_own_ports_are_refused_as_its_own() {
+    // Every port that the system gives to who asks for none, so that no port is refused for being one.
+    let ports: Vec<String> = (1_024..=65_535).map(|port: u16| port.to_string()).collect();
+    let world = World::start_with(|_, _| format!("[egress]\nextra_ports = [{}]\n", ports.join(",")));
+    let (grpc, admin) = (world.server.grpc.port(), world.server.admin.port());
+    let neither = (1_024..).find(|port| ![grpc, admin].contains(port)).unwrap();
+    for (port, reason, times) in
+        [(neither, "loopback", 1), (grpc, "own_address", 1), (admin, "own_address", 2)]
+    {
+        let request = v1::CreateConnectionRequest {
+            provider_id: "openai-compatible".into(),
+            config: [("base_url".to_owned(), format!("https://127.0.0.1:{port}/v1"))].into(),
+            ..openai("user:ada", "sk-ada")
+        };
+        let refused = world.connections().create_connection(request).await;
+        assert_refused(refused, Code::InvalidArgument, "URL_NOT_ALLOWED");
+        assert_refused_for(&world, "127.0.0.1", reason, times);
+    }
+}
+
+// === A test while something else happens ===
+
+/// No deadline of ours ends before a test lets the provider answer.
+const PATIENT: &str = "deadlines = { total_ms = 60000, first_byte_ms = 60000 }";
+
+/// Begins a test, and returns once the provider was asked.
+async fn begin_test(
+    world: &World,
+    provider: &Provider,
+    connection: &v1::Connection,
+) -> tokio::task::JoinHandle<Result<v1::Connection, tonic::Status>> {
+    let (mut client, request) = (world.connections(), test_request(connection));
+    let asked = provider.requests() + 1;
+    let begun = tokio::spawn(async move {
+        client.test_connection(request).await.map(|tested| tested.into_inner().connection.unwrap())
+    });
+    provider.wait_for_requests(asked);
+    begun
+}
+
+async fn read(world: &World, connection: &v1::Connection) -> v1::Connection {
+    let get = v1::GetConnectionRequest {
+        organization_id: ACME.into(),
+        connection_id: connection.connection_id.clone(),
+    };
+    world.connections().get_connection(get).await.unwrap().into_inner().connection.unwrap()
+}
+
+fn replace(connection: &v1::Connection, key: &str) -> v1::ReplaceCredentialsRequest {
+    v1::ReplaceCredentialsRequest {
+        organization_id: ACME.into(),
+        connection_id: connection.connection_id.clone(),
+        credentials: [("api_key".to_owned(), key.to_owned())].into(),
+        ..Default::default()
+    }
+}
+
+const TESTS_ON_RECORD: &str = "SELECT count(*) FROM audit_events WHERE kind = 'CONNECTION_TESTED'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_whose_caller_no_longer_waits_goes_on_record() {
+    let (world, provider) = world_with(PATIENT);
+    let made = connect(&world, "sk-good-held").await;
+    provider.hold();
+    let mut request = tonic::Request::new(test_request(&made));
+    request.set_timeout(std::time::Duration::from_secs(3));
+    let late = world.connections().test_connection(request).await;
+    assert_refused(late, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+    assert_eq!((provider.requests(), world.sql(TESTS_ON_RECORD).as_str()), (1, "0"));
+    provider.release();
+    crate::harness::eventually("the record", || (world.sql(TESTS_ON_RECORD) == "1").then_some(()));
+    let last = read(&world, &made).await.last_test.unwrap();
+    assert_eq!((last.outcome(), last.http_status), (TestOutcome::Good, 200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_test_does_not_overwrite_a_newer_one() {
+    let (world, provider) = world_with(PATIENT);
+    let made = connect(&world, "sk-good-held").await;
+    provider.hold();
+    let older = begin_test(&world, &provider, &made).await;
+    provider.hold_no_more();
+    world.sql("UPDATE connections SET test_claim_time = test_claim_time - interval '16 seconds'");
+    let newer = world.connections().test_connection(test_request(&made)).await.unwrap().into_inner();
+    let newer = newer.connection.unwrap().last_test;
+    provider.release();
+    assert_refused(older.await.unwrap(), Code::Aborted, "CONTENDED");
+    assert_eq!(read(&world, &made).await.last_test, newer);
+    assert_eq!(world.sql(TESTS_ON_RECORD), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_says_nothing_of_a_credential_that_came_meanwhile() {
+    let (world, provider) = world_with(PATIENT);
+    let made = connect(&world, "sk-good-held").await;
+    provider.hold();
+    let begun = begin_test(&world, &provider, &made).await;
+    world.connections().replace_credentials(replace(&made, "sk-dead")).await.unwrap();
+    provider.release();
+    assert_refused(begun.await.unwrap(), Code::Aborted, "CONTENDED");
+    let after = read(&world, &made).await;
+    assert_eq!((after.last_test, after.account.unwrap().id.as_str()), (None, ""));
+    assert_eq!(world.sql(TESTS_ON_RECORD), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_for_which_there_is_no_room_is_kept_nowhere_and_need_not_wait() {
+    let (world, provider) = world_with(&format!("limits = {{ calls_per_host = 1 }}\n{PATIENT}"));
+    let (held, other) = (connect(&world, "sk-good-held").await, connect(&world, "sk-dead").await);
+    provider.hold();
+    let begun = begin_test(&world, &provider, &held).await;
+    let refused = world.connections().test_connection(test_request(&other)).await;
+    assert_refused(refused, Code::ResourceExhausted, "RATE_LIMITED");
+    assert_eq!((provider.requests(), read(&world, &other).await.last_test), (1, None));
+    assert_eq!(world.sql(TESTS_ON_RECORD), "0");
+    provider.release();
+    begun.await.unwrap().unwrap();
+    let tested = world.connections().test_connection(test_request(&other)).await.unwrap().into_inner();
+    assert_eq!(tested.connection.unwrap().last_test.unwrap().outcome(), TestOutcome::Dead);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organization_cannot_keep_the_others_from_testing() {
+    let (world, provider) = world_with(PATIENT);
+    provider.hold();
+    let mut begun = Vec::new();
+    for number in 0..16 {
+        let made = connect(&world, &format!("sk-good-held-{number}")).await;
+        world.sql("UPDATE connections SET account_id = connection_id::text");
+        begun.push(begin_test(&world, &provider, &made).await);
+    }
+    let one_more = connect(&world, "sk-dead").await;
+    let refused = world.connections().test_connection(test_request(&one_more)).await;
+    assert_refused(refused, Code::ResourceExhausted, "RATE_LIMITED");
+    let request = v1::CreateConnectionRequest {
+        organization_id: "beta".into(),
+        provider_id: "local".into(),
+        ..openai("user:bob", "sk-good")
+    };
+    let other =
+        world.connections().create_connection(request).await.unwrap().into_inner().connection.unwrap();
+    let request = v1::TestConnectionRequest { organization_id: "beta".into(), ..test_request(&other) };
+    let tested = world.connections().test_connection(request).await.unwrap().into_inner();
+    assert_eq!(tested.connection.unwrap().last_test.unwrap().outcome(), TestOutcome::Good);
+    provider.release();
+    for one in begun {
+        assert_eq!(one.await.unwrap().unwrap().last_test.unwrap().outcome(), TestOutcome::Good);
+    }
+    // The one that was turned away need not wait either.
+    let tested = world.connections().test_connection(test_request(&one_more)).await.unwrap().into_inner();
+    assert_eq!(tested.connection.unwrap().last_test.unwrap().outcome(), TestOutcome::Dead);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_that_the_provider_echoes_is_not_learned() {
+    let (world, _provider) = world();
+    let made = connect(&world, "sk-echo-7").await;
+    let tested = world.connections().test_connection(test_request(&made)).await.unwrap().into_inner();
+    let account = tested.connection.unwrap().account.unwrap();
+    assert_eq!(
+        (account.id.as_str(), account.name.as_str(), account.email.as_str()),
+        ("", "", "ada@example.org")
+    );
+    for table in ["connections", "audit_events"] {
+        assert_eq!(world.sql(&format!("SELECT count(*) FROM {table} t WHERE t::text LIKE '%sk-echo%'")), "0");
+    }
+    assert!(!fs::read_to_string(&world.server.log).unwrap().contains("sk-echo"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_is_known_is_not_renamed_by_a_test() {
+    let (world, _provider) = world();
+    let known = v1::Account { id: "account-1".into(), ..Default::default() };
+    let request = v1::CreateConnectionRequest {
+        provider_id: "local".into(),
+        account: Some(known.clone()),
+        ..openai("user:ada", "sk-good")
+    };
+    let made = world.connections().create_connection(request).await.unwrap().into_inner().connection.unwrap();
+    let tested = world.connections().test_connection(test_request(&made)).await.unwrap().into_inner();
+    let tested = tested.connection.unwrap();
+    assert!(tested.last_test.unwrap().ok);
+    assert_eq!(tested.account, Some(known), "the provider speaks of account-7");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_says_nothing_of_settings_that_came_later() {
+    let (world, provider) = world();
+    let port = provider.address.port();
+    let at = |path: &str| {
+        let config =
+            [("base_url", format!("https://localhost:{port}{path}")), ("test_path", "/me".to_owned())];
+        config.map(|(name, value)| (name.to_owned(), value)).into()
+    };
+    let request = v1::CreateConnectionRequest {
+        provider_id: "openai-compatible".into(),
+        config: at("/v1"),
+        ..openai("user:ada", "sk-good")
+    };
+    let made = world.connections().create_connection(request).await.unwrap().into_inner().connection.unwrap();
+    world.connections().test_connection(test_request(&made)).await.unwrap();
+    assert!(read(&world, &made).await.last_test.unwrap().ok);
+    let moved = v1::ReplaceCredentialsRequest { config: at("/v2"), ..replace(&made, "sk-good") };
+    let moved =
+        world.connections().replace_credentials(moved).await.unwrap().into_inner().connection.unwrap();
+    assert_eq!((moved.last_test.clone(), read(&world, &made).await), (None, moved));
+
+    // A setting that does not decide where the credential goes may decide how it is taken.
+    let made = connect(&world, "sk-good").await;
+    world.connections().test_connection(test_request(&made)).await.unwrap();
+    let tested = read(&world, &made).await;
+    let update = |config: std::collections::BTreeMap<String, String>| v1::UpdateConnectionRequest {
+        connection: Some(v1::Connection { config, etag: String::new(), ..made.clone() }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["config".into()] }),
+    };
+    let same = world.connections().update_connection(update(made.config.clone())).await.unwrap().into_inner();
+    assert_eq!(same.connection.unwrap().last_test, tested.last_test, "the same settings");
+    let region = [("region".to_owned(), "eu".to_owned())].into();
+    let updated = world.connections().update_connection(update(region)).await.unwrap().into_inner();
+    let updated = updated.connection.unwrap();
+    assert_eq!((updated.last_test.clone(), read(&world, &made).await), (None, updated));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_sees_that_a_credential_is_dead() {
+    let (world, _provider) = world();
+    let made = connect(&world, "sk-dead").await;
+    let watch = v1::WatchConnectionsRequest { organization_id: ACME.into(), ..Default::default() };
+    let mut feed = world.connections().watch_connections(watch).await.unwrap().into_inner();
+    while feed.message().await.unwrap().unwrap().connection.is_some() {}
+    world.connections().test_connection(test_request(&made)).await.unwrap();
+    let seen = tokio::time::timeout(std::time::Duration::from_secs(60), feed.message())
+        .await
+        .expect("no message came");
+    let seen = seen.unwrap().unwrap().connection.unwrap();
+    assert_eq!((&seen.connection_id, seen.state()), (&made.connection_id, v1::ConnectionState::Active));
+    assert_eq!(seen.last_test.unwrap().outcome(), TestOutcome::Dead);
 }

@@ -8,9 +8,12 @@ use keyholder_domain::{Clock as _, SystemClock};
 use keyholder_testkit::pki::{Authority, LeafRequest};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
+
+use crate::harness::eventually;
 
 /// A provider that runs until it is dropped.
 pub(crate) struct Provider {
@@ -20,6 +23,8 @@ pub(crate) struct Provider {
     requests: Arc<AtomicUsize>,
     /// The head of the last one.
     last: Arc<Mutex<String>>,
+    /// Whether answers to requests that come now are held, and whether those that are go on being held.
+    held: watch::Sender<(bool, bool)>,
     stop: tokio::task::JoinHandle<()>,
 }
 
@@ -44,14 +49,36 @@ impl Provider {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let listener = TcpListener::from_std(listener).unwrap();
+        let held = watch::Sender::new((false, false));
         let (requests, last) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(String::new())));
         let stop = tokio::spawn(serve(
             listener,
             TlsAcceptor::from(Arc::new(tls)),
             Arc::clone(&requests),
             Arc::clone(&last),
+            held.clone(),
         ));
-        Self { address, requests, last, stop }
+        Self { address, requests, last, held, stop }
+    }
+
+    /// Holds the answers to requests with a key that has `held` in it.
+    pub(crate) fn hold(&self) {
+        self.held.send_replace((true, true));
+    }
+
+    /// Answers requests that come from now on; what is held stays so.
+    pub(crate) fn hold_no_more(&self) {
+        self.held.send_replace((false, true));
+    }
+
+    /// Lets all answers go.
+    pub(crate) fn release(&self) {
+        self.held.send_replace((false, false));
+    }
+
+    /// Waits until so many requests have come.
+    pub(crate) fn wait_for_requests(&self, number: usize) {
+        eventually("the requests", || (self.requests() >= number).then_some(()));
     }
 
     /// How many requests came.
@@ -70,9 +97,11 @@ async fn serve(
     tls: TlsAcceptor,
     requests: Arc<AtomicUsize>,
     last: Arc<Mutex<String>>,
+    held: watch::Sender<(bool, bool)>,
 ) {
     while let Ok((tcp, _)) = listener.accept().await {
         let (tls, requests, last) = (tls.clone(), Arc::clone(&requests), Arc::clone(&last));
+        let mut held = held.subscribe();
         tokio::spawn(async move {
             let Ok(mut stream) = tls.accept(tcp).await else { return };
             let mut head = Vec::new();
@@ -84,9 +113,13 @@ async fn serve(
                 head.push(byte[0]);
             }
             let head = String::from_utf8(head).unwrap();
-            requests.fetch_add(1, Ordering::SeqCst);
             let answer = answer(&head);
+            let waits = head.contains("held") && held.borrow().0;
             *last.lock().unwrap() = head;
+            requests.fetch_add(1, Ordering::SeqCst);
+            if waits && held.wait_for(|(_, held)| !held).await.is_err() {
+                return;
+            }
             // The client may be gone; that is its test's business.
             stream.write_all(answer.as_bytes()).await.ok();
             stream.shutdown().await.ok();
@@ -98,6 +131,9 @@ fn answer(head: &str) -> String {
     let (status, headers, body) = match () {
         () if head.contains("sk-good") => {
             ("200 OK", "", r#"{"id":"account-7","name":"Ada","email":"ada@example.org"}"#)
+        }
+        () if head.contains("sk-echo") => {
+            ("200 OK", "", r#"{"id":"sk-echo-7","name":"the key sk-echo-7","email":"ada@example.org"}"#)
         }
         () if head.contains("sk-dead") => ("401 Unauthorized", "", r#"{"error":"PROVIDER-TEXT sk-dead"}"#),
         () if head.contains("sk-forbidden") => ("403 Forbidden", "", "PROVIDER-TEXT"),

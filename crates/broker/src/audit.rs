@@ -1,10 +1,12 @@
+use std::collections::BTreeMap;
+
 use keyholder_domain::{
-    AuditEvent, AuditKind, Connection, Grant, OrganizationId, Principal, ProviderId, Reason, TestClass,
-    WorkloadId,
+    AuditEvent, AuditKind, Connection, ConnectionId, Generation, Grant, OrganizationId, Principal,
+    ProviderId, Reason, TestClass, WorkloadId,
 };
 use keyholder_store::{AuditFilter, Change, NewAuditEvent};
 
-use crate::{Broker, BrokerError, Caller};
+use crate::{Broker, BrokerError, Caller, FieldError, FieldReason};
 
 /// A refusal that was decided before the broker was asked, such as by the workload's policy.
 #[derive(Debug)]
@@ -19,6 +21,16 @@ pub struct Denied<'a> {
     pub provider_id: Option<&'a ProviderId>,
     /// The stable reason.
     pub reason: Reason,
+}
+
+/// Settings of which one is a URL that was refused.
+pub(crate) struct Refused<'a> {
+    /// The provider that they are for.
+    pub(crate) provider_id: &'a ProviderId,
+    /// The connection that they were to go to, if there is one already.
+    pub(crate) connection: Option<(ConnectionId, Generation)>,
+    /// The settings.
+    pub(crate) config: &'a BTreeMap<String, String>,
 }
 
 impl Broker {
@@ -69,6 +81,41 @@ impl Broker {
             purpose: "",
         };
         Ok(change.record(&event).await?)
+    }
+
+    /// Records that a URL was refused where it entered: what is to be said to the caller. The URL itself is not kept.
+    pub(crate) async fn refuse_fields(
+        &self,
+        caller: &Caller<'_>,
+        about: &Refused<'_>,
+        errors: Vec<FieldError>,
+    ) -> BrokerError {
+        if !self.note_refused_urls(about.config, &errors) {
+            return BrokerError::Fields(errors);
+        }
+        let event = NewAuditEvent {
+            id: self.audit_event_id(),
+            organization_id: caller.organization_id,
+            kind: AuditKind::UrlRefused,
+            workload: caller.workload,
+            actor: None,
+            connection: about.connection,
+            grant_id: None,
+            provider_id: Some(about.provider_id),
+            reason: Reason::UrlNotAllowed.as_str(),
+            purpose: "",
+        };
+        match self.store().record(&event).await {
+            Ok(()) => BrokerError::Fields(errors),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Counts and logs the settings that are refused URLs, and says whether there are any.
+    pub(crate) fn note_refused_urls(&self, config: &BTreeMap<String, String>, errors: &[FieldError]) -> bool {
+        let refused = errors.iter().filter(|error| error.reason == FieldReason::UrlNotAllowed);
+        let urls = refused.filter_map(|error| config.get(error.field.strip_prefix("config.")?));
+        urls.inspect(|url| self.0.upstream.refused(url)).count() > 0
     }
 
     /// Records how a test of a connection went.

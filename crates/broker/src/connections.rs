@@ -8,6 +8,7 @@ use keyholder_domain::{
 use keyholder_store::{Change, ConnectionFilter, NewConnection, Sealed, StoredConnection};
 use keyholder_vault::{Credential, DataKey, ExposeSecret as _, Place, SecretString, random_bytes};
 
+use crate::audit::Refused;
 use crate::credentials::{check_config, check_credential, check_render, check_same_way, method_of};
 use crate::error::FieldError;
 use crate::{Broker, BrokerError, Caller, Idempotency};
@@ -75,7 +76,8 @@ impl Broker {
         check_config(provider, self.url_rules(), &create.config, &mut errors);
         let account = account_of(method, &credential, create.account, &mut errors);
         if !errors.is_empty() {
-            return Err(BrokerError::Fields(errors));
+            let about = Refused { provider_id: &provider.id, connection: None, config: &create.config };
+            return Err(self.refuse_fields(caller, &about, errors).await);
         }
         check_render(provider, method, &credential, &create.config)?;
         let now = self.now();
@@ -170,7 +172,13 @@ impl Broker {
                 check_same_way(provider, &connection.config, &config, &mut errors);
             }
             if !errors.is_empty() {
-                return Err(BrokerError::Fields(errors));
+                drop(change);
+                let known = Some((connection.id, connection.generation));
+                let about = Refused { provider_id: &provider.id, connection: known, config: &config };
+                return Err(self.refuse_fields(caller, &about, errors).await);
+            }
+            if connection.config != config {
+                connection.last_test = None;
             }
             connection.config = config;
         }
@@ -213,7 +221,10 @@ impl Broker {
         // A field that names the account must go on naming the same one: other people hold grants for it.
         let account = account_of(method, &credential, before, &mut errors);
         if !errors.is_empty() {
-            return Err(BrokerError::Fields(errors));
+            drop(change);
+            let known = Some((connection.id, connection.generation));
+            let about = Refused { provider_id: &provider.id, connection: known, config: &connection.config };
+            return Err(self.refuse_fields(caller, &about, errors).await);
         }
         check_render(provider, method, &credential, &connection.config)?;
         connection.account = account;

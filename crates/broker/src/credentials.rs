@@ -73,12 +73,7 @@ pub(crate) fn check_config(
     }
     for (name, value) in config {
         match provider.config_field(name) {
-            Some(field) => check(
-                "config",
-                name,
-                field.check(value).and_then(|()| judge_url(field, value, rules)),
-                errors,
-            ),
+            Some(field) => check("config", name, check_setting(field, value, rules), errors),
             None => push_once(errors, unknown_field("config", provider.config.iter())),
         }
     }
@@ -124,12 +119,15 @@ pub(crate) fn check_render(
         .map_err(|error| FieldError::invalid("credentials", format!("cannot be put on a request: {error}")))
 }
 
-/// Holds a URL to the rules of the way out, as far as they need no lookup.
-fn judge_url(field: &Field, value: &str, rules: &Rules) -> Result<(), FieldProblem> {
-    if field.format != Some(Format::HttpsUrl) || value.is_empty() {
-        return Ok(());
+/// Checks a setting, and holds a URL to the rules of the way out, as far as they need no lookup. What those say of it
+/// comes before what else could be wrong with it.
+fn check_setting(field: &Field, value: &str, rules: &Rules) -> Result<(), FieldProblem> {
+    let checked = field.check(value);
+    let is_url = field.format == Some(Format::HttpsUrl) && !value.is_empty();
+    if is_url && !matches!(checked, Err(FieldProblem::Invalid(_))) {
+        Target::parse(value, rules).map_err(|refusal| FieldProblem::UrlNotAllowed(refusal.sentence()))?;
     }
-    Target::parse(value, rules).map(drop).map_err(|refusal| FieldProblem::UrlNotAllowed(refusal.sentence()))
+    checked
 }
 
 fn check(map: &str, name: &str, result: Result<(), FieldProblem>, errors: &mut Vec<FieldError>) {

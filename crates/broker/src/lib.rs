@@ -21,6 +21,7 @@ mod error;
 mod grants;
 mod oauth;
 mod resolve;
+mod shares;
 mod test;
 mod watch;
 
@@ -49,6 +50,7 @@ pub use resolve::{Access, AmbiguousCandidate, Answer, Ask, Refusal, Released, Re
 pub use watch::{Watch, WatchFilter, Watched};
 
 use cache::{Cache, DataKeyCache};
+use shares::Shares;
 use watch::Changes;
 
 /// The broker. Cheap to clone.
@@ -66,6 +68,7 @@ struct Inner {
     found: Cache,
     data_keys: DataKeyCache,
     changes: Changes,
+    tests: Arc<Shares>,
 }
 
 impl Broker {
@@ -89,6 +92,7 @@ impl Broker {
             found: Cache::new(),
             data_keys: DataKeyCache::new(),
             changes: Changes::new(),
+            tests: Shares::new(test::UNDER_WAY),
         }))
     }
 

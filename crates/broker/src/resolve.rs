@@ -22,7 +22,7 @@ use crate::cache::Key;
 use crate::connections::{CREDENTIAL, setting};
 use crate::credentials::check_config;
 use crate::oauth::ACCESS_TOKEN;
-use crate::{Broker, BrokerError, Caller, FieldReason};
+use crate::{Broker, BrokerError, Caller};
 
 /// How often a release is tried when what was decided on keeps changing.
 const ATTEMPTS: usize = 3;
@@ -259,7 +259,7 @@ impl Broker {
         let method = provider.method(connection.auth_method).ok_or(Refusal::ProviderNotFound)?;
         let mut errors = Vec::new();
         check_config(provider, self.url_rules(), &connection.config, &mut errors);
-        if errors.iter().any(|error| error.reason == FieldReason::UrlNotAllowed) {
+        if self.note_refused_urls(&connection.config, &errors) {
             return Err(Refusal::UrlNotAllowed);
         }
         Ok(Chosen { candidate, provider, method, permit })

@@ -13,6 +13,10 @@ use crate::{Broker, BrokerError, Caller};
 /// How long to wait before the same connection is tested again, in seconds; more than one test takes.
 const PAUSE: f64 = 15.0;
 
+/// How many tests of one organization may be under way at once in one process: a share of what the way out takes in all
+/// and to one host, so that no organization keeps the others from testing.
+pub(crate) const UNDER_WAY: usize = 16;
+
 impl Broker {
     /// Tries a connection's credential at its provider, and keeps how it went. No database connection is held while
     /// the provider is asked.
@@ -40,13 +44,17 @@ impl Broker {
             Ok(Some(request)) => request,
             Ok(None) | Err(_) => return Err(BrokerError::TestNotAvailable),
         };
+        let share = self.0.tests.take(caller.organization_id).ok_or(BrokerError::RateLimited)?;
         let claim = self.store().claim_test(caller.organization_id, id, PAUSE).await?;
         let claim = claim.ok_or(BrokerError::RateLimited)?;
         // In a task of its own: once the provider is asked, the answer goes on record, also if the caller is gone.
         let (broker, workload) = (self.clone(), caller.workload.clone());
         let asking = tokio::spawn(async move {
             let tested = broker.0.upstream.test(&test, request).await;
+            drop(share);
             if tested.failure == Some(EgressError::Busy) {
+                // Nobody was asked, so the next test need not wait.
+                broker.store().give_back_test(&stored.connection, claim).await?;
                 return Err(BrokerError::RateLimited);
             }
             let caller = Caller {

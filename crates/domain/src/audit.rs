@@ -45,6 +45,8 @@ audit_kinds! {
     ConnectionDeleted = "CONNECTION_DELETED",
     /// A connection's credential was tried at the provider; the reason says how it went.
     ConnectionTested = "CONNECTION_TESTED",
+    /// A URL in a connection's settings was refused where it entered; nothing changed.
+    UrlRefused = "URL_REFUSED",
     /// An authorization was begun.
     AuthorizationStarted = "AUTHORIZATION_STARTED",
     /// An authorization came to nothing; the reason says why.
@@ -91,7 +93,7 @@ pub struct AuditEvent {
     pub grant_id: Option<GrantId>,
     /// The provider that was meant.
     pub provider_id: Option<ProviderId>,
-    /// For a denial, its stable reason.
+    /// For a denial and a refused URL, the stable reason.
     pub reason: Text,
     /// What the caller said it wanted the credential for.
     pub purpose: Text,

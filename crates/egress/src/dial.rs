@@ -1,7 +1,7 @@
 //! Opening connections: to vetted addresses, and to nothing else. No other module opens a socket.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use crate::vet::Vetted;
-use crate::{EgressError, Refusal, Rules, Settings, SettingsError, Target, tls};
+use crate::{EgressError, Refusal, Settings, SettingsError, Target, tls};
 
 /// How many of a host's addresses are tried.
 const TRIES: usize = 4;
@@ -42,12 +42,11 @@ impl Dialer {
     /// Connects to one of the vetted addresses, and does the TLS handshake under the target's own name.
     pub(crate) async fn dial(
         &self,
-        rules: &Rules,
         target: &Target,
         vetted: &Vetted,
     ) -> Result<(Box<dyn Stream>, SocketAddr), EgressError> {
         let deadline = Instant::now() + self.deadline;
-        let (socket, peer) = self.connect(rules, vetted, deadline).await?;
+        let (socket, peer) = self.connect(vetted, deadline).await?;
         if !target.is_encrypted() {
             return Ok((Box::new(socket), peer));
         }
@@ -62,16 +61,12 @@ impl Dialer {
     /// Tries the addresses one after the other, each for its share of the time that is left.
     async fn connect(
         &self,
-        rules: &Rules,
         vetted: &Vetted,
         deadline: Instant,
     ) -> Result<(TcpStream, SocketAddr), EgressError> {
         let candidates = order(vetted.addresses());
         let mut outcome = EgressError::Unreachable;
         for (tried, address) in candidates.iter().enumerate() {
-            if rules.listens_everywhere_at(address.port()) && is_own(*address) {
-                return Err(Refusal::OwnAddress.into());
-            }
             let left = deadline.saturating_duration_since(Instant::now());
             let share = left / u32::try_from(candidates.len() - tried).unwrap_or(1);
             match timeout(share, self.open(*address)).await {
@@ -104,12 +99,23 @@ fn order(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     (0..longest).flat_map(|at| [v4.get(at), v6.get(at)]).flatten().copied().take(TRIES).collect()
 }
 
-/// Whether an address is one of this machine's: then a packet to it would come from it. None is sent.
-fn is_own(address: SocketAddr) -> bool {
-    let local = |unspecified: &str| {
-        let socket = UdpSocket::bind((unspecified, 0))?;
-        socket.connect(address)?;
-        socket.local_addr()
+/// Whether an address is one of this machine's: a second one of an interface and a whole local range too. Asks the
+/// system alone; no packet is sent.
+pub(crate) fn is_own(address: IpAddr) -> bool {
+    // Only to an own address can a socket be bound, unless the system permits any (`ip_nonlocal_bind`).
+    let stranger: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::new(203, 0, 113, 203).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
     };
-    local(if address.is_ipv4() { "0.0.0.0" } else { "::" }).is_ok_and(|local| local.ip() == address.ip())
+    let binds = |address: IpAddr| UdpSocket::bind((address, 0)).is_ok();
+    (binds(address) && !binds(stranger)) || source_of(address).is_ok_and(|source| source == address)
+}
+
+/// From which address a packet to another would come. To an interface's first one, it comes from there.
+fn source_of(address: IpAddr) -> io::Result<IpAddr> {
+    let any: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect((address, 9))?;
+    Ok(socket.local_addr()?.ip())
 }

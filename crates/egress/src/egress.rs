@@ -148,7 +148,7 @@ impl Inner {
         vetted: &Vetted,
         request: HttpRequest,
     ) -> Result<(Wire, http::Response<Incoming>), EgressError> {
-        let (stream, peer) = self.dialer.dial(&self.rules, target, vetted).await?;
+        let (stream, peer) = self.dialer.dial(target, vetted).await?;
         let mut wire = Wire::new(stream, peer).await?;
         match self.answer(&mut wire, request).await {
             Ok(answer) => Ok((wire, answer)),

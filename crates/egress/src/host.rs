@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 
 use crate::Refusal;
+use crate::target::split_port;
 
 /// The longest name in its text form (RFC 1035, section 2.3.4).
 const MAX_NAME: usize = 253;
@@ -35,6 +36,16 @@ impl Host {
         }
         judge_a_labels(&text)?;
         Ok(Self::Name(text))
+    }
+
+    /// The host of a URL that was refused, for the log: if it is plainly one, and nothing else of the URL. A single word
+    /// is none: it may be anything that was pasted in the wrong place.
+    pub fn of_refused(url: &str) -> Option<Self> {
+        let (_, rest) = url.split_once("://")?;
+        let authority =
+            rest.split(['/', '?', '#', '\\']).next().filter(|authority| !authority.contains('@'))?;
+        let host = Self::parse(split_port(authority).ok()?.0).ok()?;
+        (!matches!(&host, Self::Name(name) if !name.contains('.'))).then_some(host)
     }
 }
 

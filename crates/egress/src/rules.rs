@@ -54,7 +54,10 @@ impl Rules {
 
     /// Judges an address at which a target's host is said to be.
     pub(crate) fn judge_address(&self, target: &Target, address: IpAddr) -> Result<(), Refusal> {
-        if self.own.iter().any(|own| own.is(address, target.port())) {
+        let port = target.port();
+        if self.own.iter().any(|own| own.is(address, port))
+            || (address.is_loopback() && self.listens_everywhere_at(port))
+        {
             return Err(Refusal::OwnAddress);
         }
         if has(&self.deny, address) {

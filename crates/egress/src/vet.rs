@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::dial::is_own;
 use crate::resolve::{Answer, Resolver};
 use crate::{AddressClass, Host, Refusal, ResolverFault, Rules, Target, names};
 
@@ -95,7 +96,12 @@ fn judge_answer(rules: &Rules, target: &Target, answer: &Answer) -> Result<Vette
         return Err(Refusal::NoAddress);
     }
     let judged = answer.addresses.iter().map(|address| {
-        rules.judge_address(target, *address).map(|()| SocketAddr::new(*address, target.port()))
+        // A listener at `0.0.0.0` or `[::]` is reached at every address of this machine.
+        if rules.listens_everywhere_at(target.port()) && is_own(*address) {
+            return Err(Refusal::OwnAddress);
+        }
+        rules.judge_address(target, *address)?;
+        Ok(SocketAddr::new(*address, target.port()))
     });
     judged.collect::<Result<_, _>>().map(Vetted)
 }

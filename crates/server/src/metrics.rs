@@ -105,7 +105,7 @@ impl Metrics {
         registry.register("database_connections_idle", "Idle database connections", self.pool_idle.clone());
         registry.register(
             "egress_failures",
-            "Calls to providers that did not come to an answer, by reason",
+            "URLs refused, and calls to providers that did not come to an answer, by reason",
             self.egress_failures.clone(),
         );
         registry.register("lookup_cache_hits", "Lookups that the cache answered", self.cache_hits.clone());

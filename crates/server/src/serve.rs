@@ -113,7 +113,7 @@ pub struct Listening {
 
 impl Listening {
     /// Checks everything that can be wrong at start, and opens the ports.
-    pub async fn open(config: Config) -> Result<Self, ServeError> {
+    pub async fn open(mut config: Config) -> Result<Self, ServeError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let directory = config.catalog.directory.as_ref().map(|directory| config.path(directory));
         let catalog = Catalog::load(directory.as_deref())?;
@@ -124,11 +124,11 @@ impl Listening {
             SchemaState::Current => check_keys(&store, &keys).await?,
             SchemaState::Older => {}
         }
-        let grpc = listen("grpc.listen", config.grpc.listen).await?;
-        let admin = listen("admin.listen", config.admin.listen).await?;
+        let grpc = listen("grpc.listen", &mut config.grpc.listen).await?;
+        let admin = listen("admin.listen", &mut config.admin.listen).await?;
         let web = match config.web.public_url.as_str() {
             "" => None,
-            _ => Some(listen("web.listen", config.web.listen).await?),
+            _ => Some(listen("web.listen", &mut config.web.listen).await?),
         };
         let egress = config.egress()?;
         check_definitions(&catalog, &egress)?;
@@ -371,8 +371,13 @@ pub async fn connect(config: &Config) -> Result<Store, ServeError> {
     Ok(Store::connect(&settings).await?)
 }
 
-async fn listen(name: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { name, address, source })
+/// Listens at an address, and puts the port that it came to in place of port 0: the way out must know it.
+async fn listen(name: &'static str, address: &mut SocketAddr) -> Result<TcpListener, ServeError> {
+    let asked = *address;
+    let cannot = |source| ServeError::Listen { name, address: asked, source };
+    let listener = TcpListener::bind(asked).await.map_err(cannot)?;
+    *address = listener.local_addr().map_err(cannot)?;
+    Ok(listener)
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

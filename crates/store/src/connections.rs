@@ -179,6 +179,22 @@ impl Store {
             .await
         })
     }
+
+    /// Gives a claim back that came to no test. A later one stays.
+    pub async fn give_back_test(&self, connection: &Connection, claim: Timestamp) -> Result<(), StoreError> {
+        run!(self, store => {
+            sqlx::query!(
+                "UPDATE connections SET test_claim_time = NULL
+                 WHERE organization_id = $1 AND connection_id = $2 AND test_claim_time = $3",
+                connection.organization_id.as_str(),
+                connection.id.as_uuid(),
+                claim,
+            )
+            .execute(store)
+            .await
+        })?;
+        Ok(())
+    }
 }
 
 impl Change {

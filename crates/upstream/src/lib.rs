@@ -10,9 +10,12 @@ mod test;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use keyholder_egress::{Egress, EgressError};
+use keyholder_egress::{Egress, Host, Refusal, Target};
 
 pub use test::Tested;
+
+/// The reason of a URL that could be called, and is not one that requests can be sent below.
+const FORM: &str = "form";
 
 /// The way to providers.
 #[derive(Debug)]
@@ -32,8 +35,15 @@ impl Upstream {
         self.lock().clone()
     }
 
-    fn count(&self, error: EgressError) {
-        *self.lock().entry(error.reason()).or_default() += 1;
+    /// Counts and logs a URL that was refused where it entered: the host and the reason, never the path or the query.
+    pub fn refused(&self, url: &str) {
+        let reason = Target::parse(url, self.egress.rules()).err().map_or(FORM, Refusal::reason);
+        self.count(reason);
+        log_refused(url, reason);
+    }
+
+    fn count(&self, reason: &'static str) {
+        *self.lock().entry(reason).or_default() += 1;
     }
 
     /// A panic while a number grows leaves nothing half-done.
@@ -45,4 +55,9 @@ impl Upstream {
     pub const fn egress(&self) -> &Egress {
         &self.egress
     }
+}
+
+fn log_refused(url: &str, reason: &'static str) {
+    let host = Host::of_refused(url).map(|host| host.to_string()).unwrap_or_default();
+    tracing::warn!(host, reason, "URL refused");
 }

@@ -5,7 +5,7 @@ use keyholder_egress::{EgressError, Request, Response, Target};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use zeroize::Zeroizing;
 
-use crate::Upstream;
+use crate::{Upstream, log_refused};
 
 /// What is unreserved in a URL (RFC 3986, section 2.3) stays; everything else is encoded.
 pub(crate) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -38,7 +38,7 @@ impl Upstream {
                 }
             }
             Err(error) => {
-                self.count(error);
+                self.count(error.reason());
                 let class = match error {
                     EgressError::Refused(_) if !error.is_retryable() => TestClass::Refused,
                     _ => TestClass::Unavailable,
@@ -50,8 +50,8 @@ impl Upstream {
 
     async fn ask(&self, request: TestRequest) -> Result<Response, EgressError> {
         let url = with_query(request.url, &request.injection.query_parameters);
-        let target = Target::parse(&url, self.egress.rules())?;
-        let origin = target.origin().to_string();
+        let target = Target::parse(&url, self.egress.rules())
+            .inspect_err(|refusal| log_refused(&url, refusal.reason()))?;
         let method = match request.http_method {
             HttpMethod::Get => Method::GET,
             HttpMethod::Head => Method::HEAD,
@@ -70,11 +70,7 @@ impl Upstream {
         if let Some(body) = request.body {
             call = call.body(Zeroizing::new(body.into_bytes()));
         }
-        let answer = self.egress.send(call).await;
-        if let Err(error) = &answer {
-            tracing::warn!(origin, reason = error.reason(), "a call to a provider did not come to an answer");
-        }
-        answer
+        self.egress.send(call).await
     }
 }
 

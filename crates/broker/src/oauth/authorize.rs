@@ -16,6 +16,7 @@ use url::Url;
 
 use super::browser::BrowserAnswer;
 use super::{Spot, server};
+use crate::audit::Refused;
 use crate::connections::same_request;
 use crate::credentials::check_config;
 use crate::error::{FieldError, FieldReason};
@@ -268,7 +269,9 @@ impl Broker {
         }
         check_challenge(&start.completion_challenge, self.oauth().require_completion, &mut errors);
         if !errors.is_empty() {
-            return Err(BrokerError::Fields(errors));
+            let connection = before.map(|connection| (connection.id, connection.generation));
+            let about = Refused { provider_id: &provider.id, connection, config: &config };
+            return Err(self.refuse_fields(caller, &about, errors).await);
         }
         let now = self.now();
         let authorization = Authorization {

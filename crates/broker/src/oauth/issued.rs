@@ -15,6 +15,7 @@ use keyholder_vault::{Credential, ExposeSecret as _, SecretString, random_bytes}
 use super::authorize::provider_fault;
 use super::finish::{ACCESS_TOKEN, Issued, REFRESH_TOKEN, credential, renewal_spot};
 use super::server;
+use crate::audit::Refused;
 use crate::connections::{CreateConnection, same_request, seal, summary};
 use crate::credentials::{check_config, check_credential};
 use crate::error::FieldError;
@@ -48,7 +49,8 @@ impl Broker {
             _ => check_credential(method, create.credentials.clone(), &mut errors),
         };
         if !errors.is_empty() {
-            return Err(BrokerError::Fields(errors));
+            let about = Refused { provider_id: &provider.id, connection: None, config: &create.config };
+            return Err(self.refuse_fields(caller, &about, errors).await);
         }
         let request_fingerprint = match &create.idempotency {
             None => None,

@@ -1,12 +1,13 @@
 //! What is on this machine: loopback for exact `[danger]` entries only, and never Keyholder itself.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::Method;
 
 use super::dns::{NameServer, Reply};
 use super::server::{Root, Server};
 use super::tap::Tap;
+use crate::dial::is_own;
 use crate::{Egress, EgressError, HostPort, Outcome, Refusal, Request, Settings, Target};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
@@ -133,6 +134,83 @@ async fn own_listeners_are_refused_although_a_danger_entry_names_them() {
         assert_eq!(outcome, Err(Refusal::OwnAddress.into()), "{own:?}");
     }
     assert_eq!(server.connections(), 0);
+}
+
+/// What listens at every address is reached at any of `127.0.0.0/8`. With a real listener on one: it sees nothing.
+#[tokio::test]
+async fn a_listener_at_every_address_is_refused_at_each_loopback_address() {
+    let root = Root::new();
+    let listener = std::net::TcpListener::bind("127.0.0.2:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for everywhere in [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()] {
+        for host in ["127.0.0.2", "127.0.0.1", "127.255.255.254", "[::1]", "localhost"] {
+            let entry: HostPort = format!("{host}:{port}").parse().unwrap();
+            let settings = Settings {
+                danger: vec![entry],
+                self_addresses: vec![SocketAddr::from((everywhere, port)).into()],
+                ..root.settings()
+            };
+            let tap = Tap::default();
+            let egress = Egress::tapped(&settings, tap.clone());
+            let url = format!("http://{host}:{port}/");
+            assert_eq!(egress.judge(&url).await.outcome, Outcome::Refused(Refusal::OwnAddress), "{host}");
+            let outcome = match Target::parse(&url, egress.rules()) {
+                Ok(target) => egress.send(Request::new(Method::GET, target)).await.map(drop),
+                Err(refusal) => Err(refusal.into()),
+            };
+            assert_eq!(outcome, Err(Refusal::OwnAddress.into()), "{host}");
+            assert_eq!(tap.dialled(), [], "{host}");
+        }
+    }
+    let seen = listener.accept().map(drop).map_err(|error| error.kind());
+    assert_eq!(seen, Err(std::io::ErrorKind::WouldBlock));
+}
+
+#[tokio::test]
+async fn a_listener_at_every_address_is_refused_at_the_address_of_an_interface() {
+    let (root, names) = (Root::new(), NameServer::start().await);
+    let Some(address) = interface() else { return };
+    names.say("keyholder.example.com", Reply::records([address.to_string().as_str()]));
+    let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7443));
+    let own = Settings {
+        nameservers: vec![names.address],
+        extra_ports: vec![7443],
+        self_addresses: vec![everywhere.into()],
+        ..root.settings()
+    };
+    let other = Settings { self_addresses: Vec::new(), ..own.clone() };
+    let url = "https://keyholder.example.com:7443/";
+    let tap = Tap::default();
+    let egress = Egress::tapped(&own, tap.clone());
+    assert_eq!(egress.judge(url).await.outcome, Outcome::Refused(Refusal::OwnAddress));
+    let target = Target::parse(url, egress.rules()).unwrap();
+    let outcome = egress.send(Request::new(Method::GET, target)).await.map(drop);
+    assert_eq!((outcome, tap.dialled()), (Err(Refusal::OwnAddress.into()), Vec::new()));
+    let elsewhere = Egress::tapped(&other, tap).judge(url).await.outcome;
+    assert_ne!(elsewhere, Outcome::Refused(Refusal::OwnAddress), "only where Keyholder listens");
+}
+
+#[test]
+fn the_system_says_which_addresses_are_its_own() {
+    // Packets to 127.0.0.2 come from 127.0.0.1, as those to a second address of an interface come from its first.
+    for own in ["127.0.0.1", "127.0.0.2", "127.255.255.254"] {
+        assert!(is_own(own.parse().unwrap()), "{own}");
+    }
+    assert!(interface().is_none_or(|address| is_own(address.into())));
+    for other in ["1.1.1.1", "93.184.216.34", "2001:db8::1", "2606:4700::1111", "::2"] {
+        assert!(!is_own(other.parse().unwrap()), "{other}");
+    }
+}
+
+/// The address of this machine that leads outside, if it has one. No packet is sent.
+fn interface() -> Option<Ipv4Addr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect("1.1.1.1:9").ok()?;
+    match socket.local_addr().unwrap().ip() {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ pub struct AuditEvent {
     /// The provider that was meant.
     #[prost(string, tag = "9")]
     pub provider_id: ::prost::alloc::string::String,
-    /// For a denial, its stable reason; for a test, its outcome; for a connection that was disabled and a grant that was
+    /// For a denial and a refused URL, the stable reason; for a test, its outcome; for a connection that was disabled and a grant that was
     /// given, the words that the caller gave for it.
     #[prost(string, tag = "10")]
     pub reason: ::prost::alloc::string::String,
@@ -112,6 +112,9 @@ pub enum AuditEventKind {
     GrantRevoked = 10,
     /// A connection's credential was tried at the provider; the reason says how it went.
     ConnectionTested = 11,
+    /// A URL in a connection's settings was refused where it entered, and nothing changed. The reason is URL_NOT_ALLOWED;
+    /// the URL is not kept.
+    UrlRefused = 12,
     /// An authorization was begun.
     AuthorizationStarted = 13,
     /// An authorization came to nothing; the reason says why.
@@ -144,6 +147,7 @@ impl AuditEventKind {
             Self::GrantCreated => "AUDIT_EVENT_KIND_GRANT_CREATED",
             Self::GrantRevoked => "AUDIT_EVENT_KIND_GRANT_REVOKED",
             Self::ConnectionTested => "AUDIT_EVENT_KIND_CONNECTION_TESTED",
+            Self::UrlRefused => "AUDIT_EVENT_KIND_URL_REFUSED",
             Self::AuthorizationStarted => "AUDIT_EVENT_KIND_AUTHORIZATION_STARTED",
             Self::AuthorizationFailed => "AUDIT_EVENT_KIND_AUTHORIZATION_FAILED",
             Self::ConnectionReauthorized => "AUDIT_EVENT_KIND_CONNECTION_REAUTHORIZED",
@@ -167,6 +171,7 @@ impl AuditEventKind {
             "AUDIT_EVENT_KIND_GRANT_CREATED" => Some(Self::GrantCreated),
             "AUDIT_EVENT_KIND_GRANT_REVOKED" => Some(Self::GrantRevoked),
             "AUDIT_EVENT_KIND_CONNECTION_TESTED" => Some(Self::ConnectionTested),
+            "AUDIT_EVENT_KIND_URL_REFUSED" => Some(Self::UrlRefused),
             "AUDIT_EVENT_KIND_AUTHORIZATION_STARTED" => Some(Self::AuthorizationStarted),
             "AUDIT_EVENT_KIND_AUTHORIZATION_FAILED" => Some(Self::AuthorizationFailed),
             "AUDIT_EVENT_KIND_CONNECTION_REAUTHORIZED" => {

@@ -80,5 +80,6 @@ const fn kind(kind: AuditKind) -> v1::AuditEventKind {
         AuditKind::GrantCreated => v1::AuditEventKind::GrantCreated,
         AuditKind::GrantRevoked => v1::AuditEventKind::GrantRevoked,
         AuditKind::ConnectionTested => v1::AuditEventKind::ConnectionTested,
+        AuditKind::UrlRefused => v1::AuditEventKind::UrlRefused,
     }
 }

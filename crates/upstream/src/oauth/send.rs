@@ -177,7 +177,7 @@ impl Upstream {
     pub(super) async fn send(&self, request: Request) -> Result<Response, TokenFault> {
         let answer = self.egress.send(request).await;
         if let Err(error) = &answer {
-            self.count(*error);
+            self.count(error.reason());
         }
         Ok(answer?)
     }
