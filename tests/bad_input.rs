@@ -322,6 +322,7 @@ async fn an_update_reads_no_field_that_its_mask_cannot_name() {
         update_time: Some(prost_types::Timestamp { seconds: i64::MIN, nanos: -1 }),
         etag: String::new(),
         last_test: Some(v1::LastTest { ok: true, outcome: 99, summary: "\0".into(), ..Default::default() }),
+        tokens: Some(v1::Tokens { client_id: "x".into(), ..Default::default() }),
     };
     let update_mask = Some(prost_types::FieldMask { paths: vec!["display_name".into()] });
     let update = v1::UpdateConnectionRequest { connection: Some(connection), update_mask };

@@ -25,6 +25,8 @@ mod harness;
 #[cfg(test)]
 mod lists;
 #[cfg(test)]
+mod oauth;
+#[cfg(test)]
 mod outside;
 #[cfg(test)]
 mod pages;

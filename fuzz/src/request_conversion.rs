@@ -68,6 +68,7 @@ fn check_access(request: v1::CheckAccessRequest) {
             _ => None,
         },
         scopes: &request.scopes,
+        min_ttl: None,
         purpose: "",
     });
 }
@@ -85,6 +86,7 @@ fn resolve(request: v1::ResolveCredentialRequest) {
             _ => None,
         },
         scopes: &request.scopes,
+        min_ttl: request.min_ttl,
         purpose: &request.purpose,
     });
 }

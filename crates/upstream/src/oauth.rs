@@ -24,7 +24,7 @@ use keyholder_egress::EgressError;
 use keyholder_vault::SecretString;
 use zeroize::Zeroizing;
 
-pub use authorize::{Consent, pkce_challenge};
+pub use authorize::Consent;
 pub use client::{Client, ClientKey};
 pub use device::DeviceCode;
 pub use revoke::Revoked;

@@ -10,7 +10,7 @@ use keyholder_domain::{
     Generation, Labels, Principal, ProviderId, Scopes, Text,
 };
 use keyholder_store::{Change, NewAuditEvent, NewAuthorization, StoredAuthorization};
-use keyholder_upstream::oauth::{Client, Consent, DeviceCode, TokenFault, pkce_challenge};
+use keyholder_upstream::oauth::{Client, Consent, DeviceCode, TokenFault};
 use keyholder_vault::{Credential, ExposeSecret as _, SecretString, random_bytes, sha256};
 use url::Url;
 
@@ -497,9 +497,14 @@ fn check_challenge(challenge: &Text, required: bool, errors: &mut Vec<FieldError
 fn check_verifier(authorization: &Authorization, verifier: Option<&SecretString>) -> Result<(), BrokerError> {
     match (authorization.completion_challenge.as_str(), verifier) {
         ("", _) => Ok(()),
-        (challenge, Some(verifier)) if pkce_challenge(verifier) == challenge => Ok(()),
+        (challenge, Some(verifier)) if challenge_of(verifier) == challenge => Ok(()),
         _ => Err(BrokerError::CompletionRefused),
     }
+}
+
+/// The challenge of a verifier (RFC 7636, section 4.2), whatever the verifier is.
+fn challenge_of(verifier: &SecretString) -> String {
+    URL_SAFE_NO_PAD.encode(sha256(verifier.expose_secret().as_bytes()))
 }
 
 /// Whether an entry of the list allows a URL: the same origin, and the same path or one below it.

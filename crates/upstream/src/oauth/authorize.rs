@@ -24,12 +24,6 @@ pub struct Consent<'a> {
     pub scopes: &'a Scopes,
 }
 
-/// The S256 challenge of a verifier (RFC 7636, section 4.2).
-pub fn pkce_challenge(verifier: &SecretString) -> String {
-    let verifier = PkceCodeVerifier::new(verifier.expose_secret().to_owned());
-    PkceCodeChallenge::from_code_verifier_sha256(&verifier).as_str().to_owned()
-}
-
 impl Server<'_> {
     /// The address that a browser is sent to (RFC 6749, section 4.1.1). Always `response_type=code`.
     pub fn authorization_url(&self, consent: &Consent<'_>) -> Result<String, TokenFault> {
@@ -77,16 +71,5 @@ impl Server<'_> {
             .collect();
         url.query_pairs_mut().clear().extend_pairs(pairs);
         url
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_challenge_is_the_example_of_rfc_7636() {
-        let verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk".into();
-        assert_eq!(pkce_challenge(&verifier), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
     }
 }
