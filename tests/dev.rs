@@ -20,6 +20,7 @@ impl Dev {
             .args(arguments)
             .env("KEYHOLDER_GRPC__LISTEN", "127.0.0.1:0")
             .env("KEYHOLDER_ADMIN__LISTEN", "127.0.0.1:0")
+            .env("KEYHOLDER_WEB__LISTEN", "127.0.0.1:0")
             // Somebody's own database is none of its business.
             .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/mine")
             .stdin(Stdio::null())
@@ -70,9 +71,15 @@ fn walks_keeps_its_data_and_leaves_no_process_behind() {
     let dir = parent.path().join("dev");
     let mut dev = Dev::start(&dir, &["--walk"]);
     let text = dev.until_serving();
-    for expected in
-        ["1. Connect.", "enc:v1:dk_", "Authorization: Bearer sk-demo-", "GRANT_REVOKED", "grpcurl -max-time"]
-    {
+    for expected in [
+        "1. Connect.",
+        "enc:v1:dk_",
+        "Authorization: Bearer sk-demo-",
+        "GRANT_REVOKED",
+        "6. Consent.",
+        "/connect/",
+        "grpcurl -max-time",
+    ] {
         assert!(text.contains(expected), "{expected} is missing in\n{text}");
     }
     assert!(postmaster(&dir).is_some());

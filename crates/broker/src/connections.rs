@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use keyholder_catalog::Method;
 use keyholder_domain::{
     Account, AuditKind, AuthMethod, Connection, ConnectionId, ConnectionState, Generation, Labels, Principal,
-    ProviderId, Scopes, Text, Timestamp,
+    ProviderId, RevocationRunId, Scopes, Text, Timestamp,
 };
 use keyholder_store::{Change, ConnectionFilter, NewConnection, Sealed, StoredConnection};
 use keyholder_vault::{Credential, DataKey, ExposeSecret as _, Place, SecretString, random_bytes};
@@ -296,13 +296,24 @@ impl Broker {
         id: ConnectionId,
         expected: Option<Generation>,
     ) -> Result<Connection, BrokerError> {
+        self.delete(caller, id, expected, None).await
+    }
+
+    /// Deletes a connection, perhaps as one of many.
+    pub(crate) async fn delete(
+        &self,
+        caller: &Caller<'_>,
+        id: ConnectionId,
+        expected: Option<Generation>,
+        run: Option<RevocationRunId>,
+    ) -> Result<Connection, BrokerError> {
         let (mut change, mut stored) = self.begin(caller, id, expected).await?;
         let connection = &mut stored.connection;
         if connection.state == ConnectionState::Deleted {
             return Ok(stored.connection);
         }
         let next = connection.generation.next();
-        self.give_back(caller, &mut change, &stored, next).await?;
+        self.give_back(caller, &mut change, &stored, next, run).await?;
         let connection = &mut stored.connection;
         connection.state = ConnectionState::Deleted;
         connection.state_reason = Text::default();

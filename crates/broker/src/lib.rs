@@ -11,6 +11,7 @@
 //! through [`Store`], changes through [`Change`](keyholder_store::Change), and records an audit event in the
 //! same change.
 
+mod access;
 mod audit;
 mod cache;
 mod caller;
@@ -35,16 +36,20 @@ use keyholder_store::Store;
 use keyholder_upstream::Upstream;
 use keyholder_vault::{KeyRing, random_bytes};
 
+pub use access::{Usable, UsableCapability};
 pub use audit::Denied;
 pub use caller::{Caller, Idempotency};
 pub use connections::{ConnectionUpdate, CreateConnection};
 pub use error::{BrokerError, FieldError, FieldReason};
 pub use grants::CreateGrant;
-pub use keyholder_store::{AuditFilter, ConnectionFilter, GrantFilter, SchemaState, StoreError, Target};
+pub use keyholder_store::{
+    AuditFilter, ConnectionFilter, GrantFilter, RevocationCounts, RevocationRun, SchemaState, StoreError,
+    Target,
+};
 pub use keyholder_upstream::oauth::{Client, ClientKey};
 pub use oauth::{
     BrowserAnswer, Completion, Cookies, Landing, LandingOutcome, OAuthClient, OAuthSettings, Opened,
-    SetOAuthClient, StartAuthorization, Started,
+    RevokeAll, SetOAuthClient, StartAuthorization, Started,
 };
 pub use resolve::{Access, AmbiguousCandidate, Answer, Ask, Refusal, Released, ReleasedCredential};
 pub use watch::{Watch, WatchFilter, Watched};

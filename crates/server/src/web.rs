@@ -14,8 +14,8 @@ use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use axum::routing::get;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use keyholder_broker::{Broker, BrokerError, BrowserAnswer, Cookies, Landing, LandingOutcome, Opened};
 use keyholder_domain::AuthorizationFailure;
@@ -58,13 +58,13 @@ pub async fn serve(listener: TcpListener, broker: Broker) {
         let service = TowerToHyperService::new(service.clone());
         tokio::spawn(async move {
             let _until_the_end = place;
-            let connection = http1::Builder::new()
+            let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+            builder
+                .http1()
                 .timer(TokioTimer::new())
                 .header_read_timeout(REQUEST_TIME)
-                .max_buf_size(MAX_HEAD_LEN)
-                .keep_alive(true)
-                .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
+                .max_buf_size(MAX_HEAD_LEN);
+            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
                 tracing::debug!(%error, "a browser's connection ended badly");
             }
         });

@@ -37,6 +37,10 @@ impl Broker {
         provider: &Provider,
         method: &Method,
     ) -> Result<Connection, BrokerError> {
+        if method.fields.is_empty() {
+            // Without a client, nothing else about the request matters.
+            self.client(caller.organization_id, provider).await?;
+        }
         let mut errors = Vec::new();
         check_config(provider, self.url_rules(), &create.config, &mut errors);
         let given = match method.method {

@@ -63,7 +63,7 @@ impl PageToken {
         (items, token)
     }
 
-    pub(super) fn encode(&self, place: &str) -> String {
+    pub fn encode(&self, place: &str) -> String {
         URL_SAFE_NO_PAD.encode([&self.mark, place.as_bytes()].concat())
     }
 

@@ -132,6 +132,32 @@ impl GrantService for Services {
         Ok(Response::new(convert::check_access_response(access)))
     }
 
+    async fn list_access(
+        &self,
+        request: Request<v1::ListAccessRequest>,
+    ) -> Result<Response<v1::ListAccessResponse>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let (actor, workload, tokens, page) =
+            convert::list_access(message).map_err(|problem| call.fail(problem))?;
+        note(&call.facts().actor, &actor);
+        let manages = call.is_manager().map_err(|problem| call.fail(problem))?;
+        if !manages {
+            call.check_actor(&actor).map_err(|problem| call.fail(problem))?;
+            if workload.as_ref().is_some_and(|named| named != call.peer().workload()) {
+                return Err(call.fail(Problem::new(Reason::RoleMissing)));
+            }
+        }
+        let as_whom = (!manages).then_some(&actor);
+        let workload = workload.as_ref().unwrap_or(call.peer().workload());
+        let listed = as_caller!(call, organization_id, as_whom, |caller| {
+            self.broker.list_access(&caller, &actor, workload, page.after, page.size).await
+        });
+        let (usable, more) = listed.map_err(|error| call.broke(error))?;
+        let next_page_token = more.map(|last| tokens.encode(&last.to_string())).unwrap_or_default();
+        let connections = usable.into_iter().map(convert::accessible).collect();
+        Ok(Response::new(v1::ListAccessResponse { connections, next_page_token }))
+    }
+
     async fn resolve_credential(
         &self,
         request: Request<v1::ResolveCredentialRequest>,
