@@ -63,6 +63,7 @@ impl PageToken {
         (items, token)
     }
 
+    /// The token that stands for a place.
     pub fn encode(&self, place: &str) -> String {
         URL_SAFE_NO_PAD.encode([&self.mark, place.as_bytes()].concat())
     }
