@@ -31,6 +31,8 @@ pub struct CreateConnection {
     pub config: BTreeMap<String, String>,
     /// When an access token that is taken over ends.
     pub token_expire_time: Option<Timestamp>,
+    /// Whether a refresh token that is taken over is used once, to prove that it works.
+    pub prove_refresh_token: bool,
     /// A name for people.
     pub display_name: Text,
     /// The account, as far as it is known.
@@ -70,6 +72,9 @@ impl Broker {
         }
         if create.token_expire_time.is_some() {
             return Err(FieldError::invalid("token_expire_time", "goes with an access_token only").into());
+        }
+        if create.prove_refresh_token {
+            return Err(FieldError::invalid("prove_refresh_token", "goes with a refresh_token only").into());
         }
         let mut errors = Vec::new();
         let credential = check_credential(method, create.credentials, &mut errors);

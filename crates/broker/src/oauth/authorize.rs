@@ -121,6 +121,7 @@ impl Broker {
                 state_hash: hash(STATE).as_ref().map(<[u8; 32]>::as_slice),
                 sealed_flow: &Self::seal_fields(&key, flow_spot(authorization, &row), secrets),
                 poll_seconds: plan.poll_seconds(),
+                lease: None,
                 request: idempotency.as_ref().zip(fingerprint.as_deref()),
             })
             .await?;

@@ -71,6 +71,17 @@ impl Broker {
         self.ask_and_finish(&stored, provider, &request, BTreeMap::new()).await.map(drop)
     }
 
+    /// Uses a refresh token that is taken over, and finishes.
+    pub(crate) async fn refresh_once(
+        &self,
+        stored: StoredAuthorization,
+        token: &SecretString,
+    ) -> Result<Authorization, BrokerError> {
+        let provider = self.known_provider(&stored.authorization.provider_id)?;
+        let request = TokenRequest::Refresh { token, scopes: &stored.authorization.scopes };
+        self.ask_and_finish(&stored, provider, &request, BTreeMap::new()).await
+    }
+
     async fn ask_and_finish(
         &self,
         stored: &StoredAuthorization,
@@ -152,7 +163,13 @@ impl Broker {
         let nonce = secrets.get(NONCE);
         let issued = self.issue(provider, method, &client, config, &answer, nonce).await;
         match issued {
-            Ok(issued) => self.apply(stored, provider, issued, confirmed).await,
+            Ok(mut issued) => {
+                if issued.tokens.refresh_token.is_none() {
+                    // One that was taken over stays good where the provider gives no newer one.
+                    issued.tokens.refresh_token = secrets.get(REFRESH_TOKEN).cloned();
+                }
+                self.apply(stored, provider, issued, confirmed).await
+            }
             Err(TokenFault::Passing { .. } | TokenFault::NoAnswer(_)) => {
                 // The tokens are here; only what is asked with them has to wait. Somebody asks again when the lease ends.
                 Ok(authorization.clone())

@@ -1344,6 +1344,10 @@ pub struct CreateConnectionRequest {
     /// With an access_token that was issued elsewhere: when it ends. Absent: not known.
     #[prost(message, optional, tag = "12")]
     pub token_expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// With a refresh_token that was issued elsewhere: refresh once before anything is connected, to prove that it works and
+    /// that nobody else holds the last word. If the provider refuses it, nothing is connected.
+    #[prost(bool, tag = "13")]
+    pub prove_refresh_token: bool,
 }
 /// CreateConnectionResponse is the connection that was made.
 #[derive(Clone, PartialEq, ::prost::Message)]

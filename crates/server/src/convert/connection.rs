@@ -115,6 +115,7 @@ pub fn create_connection(mut request: v1::CreateConnectionRequest) -> Result<Cre
             credentials: secrets(request.credentials),
             config: request.config,
             token_expire_time,
+            prove_refresh_token: request.prove_refresh_token,
             display_name: display_name?,
             account: account?,
             scopes: scopes?,
