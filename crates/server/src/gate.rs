@@ -96,9 +96,8 @@ where
         let replacement = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, replacement);
         Box::pin(async move {
-            let answer = inner.call(request);
-            let answer = AssertUnwindSafe(tokio::time::timeout(allowed, answer)).catch_unwind();
-            let response = match answer.await {
+            let answer = tokio::time::timeout(allowed, async move { inner.call(request).await });
+            let response = match AssertUnwindSafe(answer).catch_unwind().await {
                 Ok(Ok(response)) => response?,
                 Ok(Err(_)) => call.fail(Problem::new(Reason::DeadlineExceeded)).into_http(),
                 Err(_) => {
