@@ -25,6 +25,8 @@ mod flow;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod lists;
 #[cfg(test)]
 mod outside;
@@ -35,9 +37,13 @@ mod provider;
 #[cfg(test)]
 mod release;
 #[cfg(test)]
+mod rendering;
+#[cfg(test)]
 mod sealing;
 #[cfg(test)]
 mod secrets;
+#[cfg(test)]
+mod shutdown;
 #[cfg(test)]
 mod tenancy;
 #[cfg(test)]
