@@ -12,6 +12,7 @@
 //! same change.
 
 mod audit;
+mod audit_ids;
 mod cache;
 mod caller;
 mod connections;
@@ -42,6 +43,7 @@ pub use keyholder_store::{AuditFilter, ConnectionFilter, GrantFilter, SchemaStat
 pub use resolve::{Access, AmbiguousCandidate, Answer, Ask, Refusal, Released, ReleasedCredential};
 pub use watch::{Watch, WatchFilter, Watched};
 
+use audit_ids::AuditIds;
 use cache::{Cache, DataKeyCache};
 use watch::Changes;
 
@@ -59,6 +61,7 @@ struct Inner {
     found: Cache,
     data_keys: DataKeyCache,
     changes: Changes,
+    audit_ids: AuditIds,
 }
 
 impl Broker {
@@ -80,6 +83,7 @@ impl Broker {
             found: Cache::new(),
             data_keys: DataKeyCache::new(),
             changes: Changes::new(),
+            audit_ids: AuditIds::new(),
         }))
     }
 
@@ -119,6 +123,6 @@ impl Broker {
     }
 
     fn audit_event_id(&self) -> AuditEventId {
-        AuditEventId::new(self.now(), random_bytes())
+        self.0.audit_ids.next(self.now(), random_bytes())
     }
 }
