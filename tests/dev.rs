@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use crate::harness::{binary, eventually};
+use crate::harness::{binary, eventually, send_signal};
 
 struct Dev {
     child: Child,
@@ -46,8 +46,7 @@ impl Dev {
     }
 
     fn signal(&self, signal: &str) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
+        send_signal(self.child.id(), signal);
     }
 }
 

@@ -156,7 +156,7 @@ impl Broker {
         Ok(stored.into_iter().map(|stored| stored.connection).collect())
     }
 
-    /// Changes what is no secret.
+    /// Changes what is no secret. What changes nothing leaves no trace.
     pub async fn update_connection(
         &self,
         caller: &Caller<'_>,
@@ -169,6 +169,7 @@ impl Broker {
         if connection.state == ConnectionState::Deleted {
             return Err(BrokerError::ConnectionDeleted);
         }
+        let before = connection.clone();
         if let Some(config) = update.config {
             let mut errors = Vec::new();
             let provider = self.provider(caller, &connection.provider_id)?;
@@ -190,6 +191,9 @@ impl Broker {
         connection.display_name = update.display_name.unwrap_or_else(|| connection.display_name.clone());
         connection.labels = update.labels.unwrap_or_else(|| connection.labels.clone());
         connection.scopes = update.scopes.unwrap_or_else(|| connection.scopes.clone());
+        if *connection == before {
+            return Ok(stored.connection);
+        }
         self.grow(connection);
         self.finish(caller, &mut change, AuditKind::ConnectionUpdated, &stored).await?;
         change.commit().await?;

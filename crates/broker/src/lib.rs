@@ -13,6 +13,7 @@
 
 mod access;
 mod audit;
+mod audit_ids;
 mod cache;
 mod caller;
 mod connections;
@@ -54,6 +55,7 @@ pub use oauth::{
 pub use resolve::{Access, AmbiguousCandidate, Answer, Ask, Refusal, Released, ReleasedCredential};
 pub use watch::{Watch, WatchFilter, Watched};
 
+use audit_ids::AuditIds;
 use cache::{Cache, DataKeyCache};
 use shares::Shares;
 use watch::Changes;
@@ -74,6 +76,7 @@ struct Inner {
     data_keys: DataKeyCache,
     changes: Changes,
     tests: Arc<Shares>,
+    audit_ids: AuditIds,
 }
 
 impl Broker {
@@ -98,6 +101,7 @@ impl Broker {
             data_keys: DataKeyCache::new(),
             changes: Changes::new(),
             tests: Shares::new(test::UNDER_WAY),
+            audit_ids: AuditIds::new(),
         }))
     }
 
@@ -137,6 +141,6 @@ impl Broker {
     }
 
     fn audit_event_id(&self) -> AuditEventId {
-        AuditEventId::new(self.now(), random_bytes())
+        self.0.audit_ids.next(self.now(), random_bytes())
     }
 }

@@ -102,6 +102,29 @@ mod tests {
     }
 
     #[test]
+    fn a_place_has_one_token_and_no_other_spelling_of_it() {
+        const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_+/=";
+        let tokens = tokens("acme");
+        // Places of every length modulo 3, so that the last character holds 6, 4 and 2 bits.
+        for place in ["", "a", "ab", "conn_0193a1b2c3d47e5f8a9b0c1d2e3f4a5b"] {
+            let token = tokens.encode(place);
+            assert_eq!(tokens.decode(&token).as_deref(), Some(place));
+            let mut spellings: Vec<String> =
+                ["=", "==", "A", "\n", " "].iter().map(|more| format!("{token}{more}")).collect();
+            for at in 0..token.len() {
+                for character in ALPHABET {
+                    let mut spelling = token.clone().into_bytes();
+                    spelling[at] = *character;
+                    spellings.push(String::from_utf8(spelling).unwrap());
+                }
+            }
+            for spelling in spellings.iter().filter(|spelling| **spelling != token) {
+                assert_ne!(tokens.decode(spelling).as_deref(), Some(place), "{spelling} for {token}");
+            }
+        }
+    }
+
+    #[test]
     fn the_last_page_has_no_token() {
         assert_eq!(tokens("acme").next(vec![1, 2], 2, ToString::to_string), (vec![1, 2], String::new()));
     }
