@@ -61,7 +61,7 @@ impl Upstream {
             let value = zeroize::Zeroizing::new(proof.expose_secret().as_bytes().to_vec());
             request = request.secret_header(header::AUTHORIZATION, value)?;
         }
-        let answer = TokenAnswer::from(self.send(request).await?);
+        let answer = self.send(request, now).await?;
         read(server, &answer, now)
     }
 }
