@@ -12,7 +12,7 @@ use keyholder_store::NewConnection;
 use keyholder_upstream::oauth::{Client, TokenAnswer, TokenRequest, TokenSet};
 use keyholder_vault::{Credential, ExposeSecret as _, SecretString, random_bytes};
 
-use super::authorize::provider_fault;
+use super::authorize::{default_scopes, provider_fault};
 use super::finish::{ACCESS_TOKEN, Issued, REFRESH_TOKEN, credential, renewal_spot};
 use super::server;
 use crate::audit::Refused;
@@ -65,8 +65,11 @@ impl Broker {
                 Some(fingerprint)
             }
         };
-        let scopes =
-            if create.scopes.is_empty() { provider.default_scopes.clone() } else { create.scopes.clone() };
+        let scopes = if create.scopes.is_empty() {
+            default_scopes(provider, method).clone()
+        } else {
+            create.scopes.clone()
+        };
         let got = self.get(caller, &create, provider, method, given, &scopes).await?;
         self.insert_issued(caller, create, provider, method, scopes, got, request_fingerprint).await
     }
@@ -89,7 +92,8 @@ impl Broker {
         };
         let answer = self.0.upstream.ask_for_tokens(&speaks, &request, self.now()).await;
         let answer: TokenAnswer = answer.map_err(provider_fault)?;
-        let issued = self.issue(provider, method, &client, create.config.clone(), &answer, None).await;
+        let came = (&answer, self.now());
+        let issued = self.issue(provider, method, &client, create.config.clone(), came, None).await;
         let issued = issued.map_err(provider_fault)?;
         let client_id = Text::parse(&client.id).map_err(|_| BrokerError::OAuthClientMissing)?;
         Ok(Got { client_id, issued, renewal: Some(given) })
@@ -146,7 +150,7 @@ impl Broker {
             .clone()
             .map(|token| Credential::from_fields([(REFRESH_TOKEN.to_owned(), token)].into()));
         let client_id = Text::parse(&client.id).map_err(|_| BrokerError::OAuthClientMissing)?;
-        let issued = Issued { tokens: answer, config: create.config.clone(), account };
+        let issued = Issued { tokens: answer, config: create.config.clone(), account, time: self.now() };
         Ok(Got { client_id, issued, renewal })
     }
 
