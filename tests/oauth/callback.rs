@@ -33,16 +33,14 @@ fn take_out(pairs: &mut Vec<(String, String)>, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn c3_a_state_works_once_also_when_its_first_use_failed() {
     let oauth = OAuth::start();
-    for (number, spoil) in [
-        |pairs: &mut Vec<(String, String)>| set(pairs, "iss", "https://evil.example"),
+    let spoilers: [fn(&mut Vec<(String, String)>); 5] = [
+        |pairs| set(pairs, "iss", "https://evil.example"),
         |pairs| add(pairs, "error", "access_denied"),
         |pairs| add(pairs, "code", "another"),
         |pairs| take_out(pairs, "code"),
         |pairs| set(pairs, "code", &"x".repeat(17 * 1024)),
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    ];
+    for (number, spoil) in spoilers.into_iter().enumerate() {
         let begun = oauth.begin("user:ada").await;
         let mut browser = Browser::new();
         let url = oauth.answer_for(&mut browser, &begun).await;
@@ -82,7 +80,11 @@ async fn c3_a_state_ends_with_its_flow() {
     assert_eq!(status(&browser.get(url.as_str()).await.unwrap()), 410);
     assert_eq!(oauth.failure(&begun).await, "EXPIRED");
     assert_eq!(status(&browser.get(url.as_str()).await.unwrap()), 410);
-    assert_eq!(status(&Browser::new().get(&begun.authorization_url).await.unwrap()), 410, "nor does the link");
+    assert_eq!(
+        status(&Browser::new().get(&begun.authorization_url).await.unwrap()),
+        410,
+        "nor does the link"
+    );
     oauth.assert_no_token_call();
 }
 
@@ -155,7 +157,9 @@ async fn c4_what_asks_for_the_head_alone_opens_nothing() {
     let mut browser = Browser::new();
     let url = oauth.answer_for(&mut browser, &begun).await;
     let bound = oauth.world.sql("SELECT encode(browser_hash, 'hex') FROM authorizations");
-    for (url, cookie) in [(begun.authorization_url.as_str(), String::new()), (url.as_str(), oauth.cookie(&browser))] {
+    for (url, cookie) in
+        [(begun.authorization_url.as_str(), String::new()), (url.as_str(), oauth.cookie(&browser))]
+    {
         let answer = head(url, &cookie);
         assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("set-cookie"), "{answer}");
     }
@@ -171,7 +175,8 @@ fn head(url: &str, cookie: &str) -> String {
     let address = url.socket_addrs(|| None).unwrap()[0];
     let target = &url[url::Position::BeforePath..];
     let mut stream = std::net::TcpStream::connect(address).unwrap();
-    write!(stream, "HEAD {target} HTTP/1.1\r\nHost: x\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "HEAD {target} HTTP/1.1\r\nHost: x\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n")
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -220,8 +225,15 @@ async fn c1_c5_c8_a_code_is_asked_for_with_a_challenge_that_nobody_can_turn_off_
     assert_eq!(oauth.failure(&begun).await, "PROVIDER_ERROR");
     let [asked] = &oauth.calls(Endpoint::Authorize)[..] else { panic!("it was asked once") };
     let names: Vec<&str> = asked.query.iter().map(|(name, _)| name.as_str()).collect();
-    let known =
-        ["response_type", "client_id", "state", "code_challenge", "code_challenge_method", "redirect_uri", "scope"];
+    let known = [
+        "response_type",
+        "client_id",
+        "state",
+        "code_challenge",
+        "code_challenge_method",
+        "redirect_uri",
+        "scope",
+    ];
     assert_eq!(names, known);
     assert_eq!(asked.parameter("response_type"), Some("code"));
     assert_eq!(asked.parameter("code_challenge_method"), Some("S256"));
@@ -253,7 +265,8 @@ async fn c10_c30_the_redirect_uri_is_the_same_every_time_and_comes_from_no_reque
     for endpoint in [Endpoint::Authorize, Endpoint::Token] {
         assert_eq!(oauth.calls(endpoint)[0].parameter("redirect_uri"), Some(own.as_str()));
     }
-    let request = v1::StartAuthorizationRequest { redirect_uri: "https://evil.example/".into(), ..start("user:bob") };
+    let request =
+        v1::StartAuthorizationRequest { redirect_uri: "https://evil.example/".into(), ..start("user:bob") };
     let refused = oauth.world.connections().start_authorization(request).await;
     let refused = assert_refused(refused, Code::InvalidArgument, "URL_NOT_ALLOWED");
     assert_eq!(fields(&refused), ["redirect_uri"]);
@@ -384,7 +397,8 @@ async fn c18_what_is_there_twice_is_refused_and_what_nobody_knows_is_passed_over
     oauth.provider.behave(|manners| {
         manners.consent = Consent::Allow;
         manners.redirect_twice = vec!["novelty".into()];
-        manners.redirect_extra = vec![("session_state".into(), "1".into()), ("access_token".into(), "x".into())];
+        manners.redirect_extra =
+            vec![("session_state".into(), "1".into()), ("access_token".into(), "x".into())];
     });
     oauth.connect("user:ada").await;
 }
@@ -475,7 +489,8 @@ async fn c20_the_page_loads_nothing_and_its_address_holds_neither_code_nor_state
     let mut browser = Browser::new();
     let url = oauth.answer_for(&mut browser, &begun).await;
     let bare = browser.get_once(url.as_str()).await.unwrap();
-    let away = Browser::new().get_once(&format!("{}/oauth/callback/demo?state=x&code=y", oauth.web)).await.unwrap();
+    let away =
+        Browser::new().get_once(&format!("{}/oauth/callback/demo?state=x&code=y", oauth.web)).await.unwrap();
     let page = browser.get(url.as_str()).await.unwrap();
     assert_eq!((status(&bare), status(&away), status(&page)), (303, 404, 200));
     let shown = browser.get(bare.header("location").unwrap()).await.unwrap();
@@ -490,11 +505,16 @@ async fn c20_the_page_loads_nothing_and_its_address_holds_neither_code_nor_state
         assert_eq!(answer.header("x-frame-options"), Some("DENY"));
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
         let policy = answer.header("content-security-policy").unwrap();
-        assert!(policy.starts_with("default-src 'none'") && !policy.contains("script") && !policy.contains("unsafe"));
+        assert!(
+            policy.starts_with("default-src 'none'")
+                && !policy.contains("script")
+                && !policy.contains("unsafe")
+        );
         assert!(answer.header("access-control-allow-origin").is_none());
     }
     let html = text(&shown).to_ascii_lowercase();
-    for loads in ["<script", "src=", "<link", "@import", "url(", "<iframe", "<form", "http:", "https:", "//"] {
+    for loads in ["<script", "src=", "<link", "@import", "url(", "<iframe", "<form", "http:", "https:", "//"]
+    {
         assert!(!html.contains(loads), "{loads}: {html}");
     }
 }
@@ -542,7 +562,12 @@ async fn c21_c22_a_browser_is_sent_on_with_303_and_only_where_the_list_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn c23_what_a_provider_says_about_an_error_is_shown_to_nobody() {
     let oauth = OAuth::start();
-    for hostile in [hostile::HTML.to_owned(), hostile::CONTROL.to_owned(), hostile::LINK.to_owned(), hostile::long(9_000)] {
+    for hostile in [
+        hostile::HTML.to_owned(),
+        hostile::CONTROL.to_owned(),
+        hostile::LINK.to_owned(),
+        hostile::long(9_000),
+    ] {
         for code in ["access_denied", &hostile] {
             oauth.provider.behave(|manners| {
                 manners.consent = Consent::Deny;
@@ -579,7 +604,10 @@ async fn c23_an_account_is_shown_as_text_whatever_its_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn c24_no_token_is_usable_whose_id_token_is_of_another_flow() {
     let recipe = "  account: { from: id_token }\n";
-    let instead = [("default_scopes: [read, write]", "default_scopes: [openid]"), ("{ name: read, title: Read }", "{ name: openid, title: Who }")];
+    let instead = [
+        ("default_scopes: [read, write]", "default_scopes: [openid]"),
+        ("{ name: read, title: Read }", "{ name: openid, title: Who }"),
+    ];
     let oauth = OAuth::start_with(&Setup { recipe, instead: &instead, ..Setup::default() });
     let good = oauth.connect("user:ada").await;
     assert_eq!(good.account.unwrap().id, "user-ada");
@@ -603,7 +631,10 @@ async fn c24_no_token_is_usable_whose_id_token_is_of_another_flow() {
         assert_eq!(oauth.failure(&begun).await, "ANSWER_UNUSABLE", "{wrong}");
     }
     assert_eq!(oauth.world.sql("SELECT count(*) FROM connections"), "1");
-    let resolved =
-        oauth.world.grants("gateway").resolve_credential(resolve_request("user:ada", &good.connection_id)).await;
+    let resolved = oauth
+        .world
+        .grants("gateway")
+        .resolve_credential(resolve_request("user:ada", &good.connection_id))
+        .await;
     assert!(resolved.is_ok());
 }
