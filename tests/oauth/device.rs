@@ -147,6 +147,7 @@ async fn what_an_owner_would_be_shown_is_a_page_of_the_web() {
         ("verification_uri_complete", "javascript:alert(1)".to_owned()),
         ("user_code", "x".repeat(100_000)),
         ("user_code", "a\u{1b}[31m".to_owned()),
+        ("user_code", String::new()),
         ("device_code", String::new()),
     ] {
         oauth.provider.spoil_at(
@@ -156,6 +157,7 @@ async fn what_an_owner_would_be_shown_is_a_page_of_the_web() {
             Effect::member(name, value.clone()),
         );
         let refused = oauth.world.connections().start_authorization(device()).await;
+        assert!(refused.is_err(), "{name}: {value:.40}");
         assert_refused(refused, Code::FailedPrecondition, "PROVIDER_REFUSED");
     }
     assert_eq!(oauth.world.sql("SELECT count(*) FROM authorizations"), "0");

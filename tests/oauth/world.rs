@@ -251,8 +251,9 @@ fn definition(id: &str, provider: &Provider, setup: &Setup<'_>) -> String {
         more = setup.definition,
     );
     setup.instead.iter().fold(text, |text, (from, to)| {
-        assert!(text.contains(from), "{from:?} is not in the definition");
-        text.replace(from, &to.replace("{base}", at("").trim_end_matches('/')))
+        let [from, to] = [from, to].map(|piece| piece.replace("{base}", at("").trim_end_matches('/')));
+        assert!(text.contains(&from), "{from:?} is not in the definition");
+        text.replace(&from, &to)
     })
 }
 
