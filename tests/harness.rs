@@ -112,6 +112,13 @@ impl World {
         Server::start(self.dir.path(), &self.postgres.url(DATABASE), name)
     }
 
+    /// The same, with settings of its own, such as `KEYHOLDER_WEB__LISTEN`.
+    pub(crate) fn server_with(&self, name: &str, variables: &[(&str, &str)]) -> Server {
+        let mut server = Server::spawn_with(self.dir.path(), &self.postgres.url(DATABASE), name, variables);
+        server.wait_for_log("serving");
+        server
+    }
+
     /// Starts a server on any database, and waits only until it listens.
     pub(crate) fn spawn(&self, name: &str, database_url: &str) -> Server {
         Server::spawn(self.dir.path(), database_url, name)
@@ -243,6 +250,10 @@ impl Server {
     }
 
     fn spawn(dir: &Path, database_url: &str, name: &str) -> Self {
+        Self::spawn_with(dir, database_url, name, &[])
+    }
+
+    fn spawn_with(dir: &Path, database_url: &str, name: &str, variables: &[(&str, &str)]) -> Self {
         let log = dir.join(format!("{name}.log"));
         let child = Command::new(binary())
             .args(["serve"])
@@ -250,6 +261,7 @@ impl Server {
             .env("DATABASE_URL", database_url)
             // Nobody listens there: whatever took notice of them would not reach a provider.
             .envs(PROXIES.map(|name| (name, "http://127.0.0.1:9")))
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())

@@ -2,13 +2,18 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keyholder_domain::SystemClock;
 use keyholder_proto::v1;
 use keyholder_testkit::browser::{Browser, Page};
-use keyholder_testkit::provider::{Client, Consent, Provider};
+use keyholder_testkit::provider::{Call, Client, Consent, Endpoint, Provider};
+use url::Url;
 
-use crate::harness::{ACME, World};
+use crate::harness::{ACME, Server, World};
+
+/// How long a flow may take to come where it must.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The client's id and secret at the provider.
 pub(crate) const CLIENT: (&str, &str) = ("keyholder", "client-secret-7f3a");
@@ -30,6 +35,12 @@ pub(crate) struct Setup<'a> {
     pub(crate) definition: &'a str,
     /// More settings under `[web]`.
     pub(crate) web: &'a str,
+    /// Pieces of the definition that are other ones.
+    pub(crate) instead: &'a [(&'a str, &'a str)],
+    /// A second provider, `other`, with the same definition.
+    pub(crate) other: Option<&'a Provider>,
+    /// Where browsers reach the pages; if empty, where they are.
+    pub(crate) public_url: &'a str,
 }
 
 impl OAuth {
@@ -42,27 +53,49 @@ impl OAuth {
         let provider = Provider::start(Arc::new(SystemClock)).unwrap();
         let port = free_port();
         let web = format!("http://127.0.0.1:{port}");
-        provider.register(Client::confidential(CLIENT.0, CLIENT.1, &format!("{web}/oauth/callback/demo")));
-        provider.behave(|manners| {
-            manners.consent = Consent::Allow;
-            manners.account = "ada".into();
-        });
+        let public_url = if setup.public_url.is_empty() { &web } else { setup.public_url };
+        let every = [("demo", Some(&provider)), ("other", setup.other)];
+        let every: Vec<(&str, &Provider)> =
+            every.into_iter().filter_map(|(id, provider)| Some((id, provider?))).collect();
+        for &(id, provider) in &every {
+            let back = format!("{public_url}/oauth/callback/{id}");
+            provider.register(Client::confidential(CLIENT.0, CLIENT.1, &back));
+            provider.behave(|manners| {
+                manners.consent = Consent::Allow;
+                manners.account = "ada".into();
+            });
+        }
         let world = World::start_with(|_, dir| {
             std::fs::create_dir(dir.join("providers")).unwrap();
-            std::fs::write(dir.join("providers/demo.yaml"), definition(&provider, setup)).unwrap();
+            let mut clients = String::new();
+            let mut egress = Vec::new();
+            for &(id, provider) in &every {
+                let file = dir.join(format!("providers/{id}.yaml"));
+                std::fs::write(file, definition(id, provider, setup)).unwrap();
+                egress.push(format!("\"{}\"", provider.address()));
+                clients += &format!(
+                    "[oauth.{id}]\nclient_id = \"{}\"\nclient_secret_file = \"demo.secret\"\n",
+                    CLIENT.0
+                );
+            }
             std::fs::write(dir.join("demo.secret"), format!("{}\n", CLIENT.1)).unwrap();
             format!(
                 "[catalog]\ndirectory = \"providers\"\n\
-                 [web]\nlisten = \"127.0.0.1:{port}\"\npublic_url = \"{web}\"\n\
-                 return_urls = [\"https://app.example.com/*\"]\n{}\n\
-                 [oauth.demo]\nclient_id = \"{}\"\nclient_secret_file = \"demo.secret\"\n\
-                 [danger]\negress = [\"{}\"]\n",
+                 [web]\nlisten = \"127.0.0.1:{port}\"\npublic_url = \"{public_url}\"\n\
+                 return_urls = [\"https://app.example.com/*\"]\n{}\n{clients}\
+                 [danger]\negress = [{}]\n",
                 setup.web,
-                CLIENT.0,
-                provider.address(),
+                egress.join(", "),
             )
         });
         Self { world, provider, web }
+    }
+
+    /// Another server of the same installation, and where its pages are.
+    pub(crate) fn replica(&self, name: &str) -> (Server, String) {
+        let listen = format!("127.0.0.1:{}", free_port());
+        let server = self.world.server_with(name, &[("KEYHOLDER_WEB__LISTEN", &listen)]);
+        (server, format!("http://{listen}"))
     }
 
     /// Begins a flow for a user.
@@ -80,6 +113,62 @@ impl OAuth {
     /// Follows the link to the end in a browser of its own.
     pub(crate) async fn consent(&self, begun: &v1::StartAuthorizationResponse) -> Page {
         Browser::new().get(&begun.authorization_url).await.unwrap()
+    }
+
+    /// Goes with a browser as far as the provider's answer, and returns where that leads to.
+    pub(crate) async fn answer_for(
+        &self,
+        browser: &mut Browser,
+        begun: &v1::StartAuthorizationResponse,
+    ) -> Url {
+        let stop = format!("{}/oauth/callback/", self.web);
+        let page = browser.get_until(&begun.authorization_url, &stop).await.unwrap();
+        assert!(page.url.as_str().starts_with(&stop), "{} {}", page.url, text(&page));
+        page.url
+    }
+
+    /// The calls of an endpoint of the provider, in the order of arrival.
+    pub(crate) fn calls(&self, endpoint: Endpoint) -> Vec<Call> {
+        self.provider.history().into_iter().filter(|call| call.endpoint == endpoint).collect()
+    }
+
+    /// Waits until a flow has come to nothing, and returns why.
+    pub(crate) async fn failure(&self, begun: &v1::StartAuthorizationResponse) -> String {
+        self.until(begun, v1::AuthorizationState::Failed).await.failure
+    }
+
+    /// Waits until a flow is in a state.
+    pub(crate) async fn until(
+        &self,
+        begun: &v1::StartAuthorizationResponse,
+        state: v1::AuthorizationState,
+    ) -> v1::Authorization {
+        let waiting = async {
+            loop {
+                let told = self.authorization(begun).await;
+                if told.state() == state {
+                    return told;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting)
+            .await
+            .unwrap_or_else(|_| panic!("{state:?} did not come about"))
+    }
+
+    /// The cookies of a browser, for another one or for another replica.
+    pub(crate) fn cookie(&self, browser: &Browser) -> String {
+        let cookies = browser.cookies(&self.web);
+        assert!(!cookies.is_empty(), "the browser is bound");
+        let pairs = cookies.iter().map(|cookie| format!("{}={}", cookie.name, cookie.value));
+        pairs.collect::<Vec<_>>().join("; ")
+    }
+
+    /// That nobody was asked for tokens.
+    #[track_caller]
+    pub(crate) fn assert_no_token_call(&self) {
+        assert_eq!(self.provider.counts().token_calls, 0, "{:?}", self.calls(Endpoint::Token));
     }
 
     /// How a flow stands.
@@ -107,6 +196,13 @@ impl OAuth {
     }
 }
 
+/// A browser that shows these cookies to everybody.
+pub(crate) fn browser_with(cookie: &str) -> Browser {
+    let mut browser = Browser::new();
+    browser.set_header("cookie", cookie);
+    browser
+}
+
 /// A request to connect an account of a user.
 pub(crate) fn start(owner: &str) -> v1::StartAuthorizationRequest {
     v1::StartAuthorizationRequest {
@@ -122,10 +218,19 @@ pub(crate) fn text(page: &Page) -> String {
     String::from_utf8_lossy(page.body.as_ref()).into_owned()
 }
 
-fn definition(provider: &Provider, setup: &Setup<'_>) -> String {
+/// The same address with other parameters.
+pub(crate) fn with_parameters(url: &Url, change: impl FnOnce(&mut Vec<(String, String)>)) -> String {
+    let mut pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+    change(&mut pairs);
+    let mut url = url.clone();
+    url.query_pairs_mut().clear().extend_pairs(pairs);
+    url.into()
+}
+
+fn definition(id: &str, provider: &Provider, setup: &Setup<'_>) -> String {
     let at = |path: &str| provider.url(path);
-    format!(
-        "id: demo\nname: Demo\ndocumentation_url: https://example.com/docs\nfacts_checked: 2026-11-26\n\
+    let text = format!(
+        "id: {id}\nname: Demo\ndocumentation_url: https://example.com/docs\nfacts_checked: 2026-11-26\n\
          base_url: {base}\nauth_methods:\n\
          {code}{device}\
          \x20 - method: oauth2_client_credentials\n    title: Client\n    fields:\n\
@@ -144,7 +249,12 @@ fn definition(provider: &Provider, setup: &Setup<'_>) -> String {
         revoke = at("/revoke"),
         recipe = setup.recipe,
         more = setup.definition,
-    )
+    );
+    setup.instead.iter().fold(text, |text, (from, to)| {
+        let [from, to] = [from, to].map(|piece| piece.replace("{base}", at("").trim_end_matches('/')));
+        assert!(text.contains(&from), "{from:?} is not in the definition");
+        text.replace(&from, &to)
+    })
 }
 
 fn method(name: &str) -> String {
@@ -154,6 +264,6 @@ fn method(name: &str) -> String {
     )
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -134,6 +134,7 @@ fn read_dir(dir: &Path) -> Result<Loaded, io::Error> {
             _ => {}
         }
     }
+    loaded.check_issuers();
     Ok(loaded)
 }
 
@@ -166,6 +167,27 @@ impl Loaded {
         self.providers.push(provider);
     }
 
+    /// Two providers with one issuer could be taken for each other where an answer names only that (RFC 9207, section 4).
+    fn check_issuers(&mut self) {
+        let replaced = |id: &ProviderId| self.providers.iter().any(|loaded| loaded.id == *id);
+        let mut seen: BTreeMap<String, ProviderId> = BUILTIN_PROVIDERS
+            .values()
+            .filter(|builtin| !replaced(&builtin.id))
+            .filter_map(|builtin| Some((issuer_of(builtin)?, builtin.id.clone())))
+            .collect();
+        let mut twice = Vec::new();
+        for provider in &self.providers {
+            let Some(issuer) = issuer_of(provider) else { continue };
+            if let Some(other) = seen.insert(issuer, provider.id.clone()) {
+                let path = self.seen.get(provider.id.as_str()).cloned().unwrap_or_default();
+                twice.push((path, format!("has the same issuer as the provider {other}")));
+            }
+        }
+        for (path, sentence) in twice {
+            self.refuse(&path, &sentence);
+        }
+    }
+
     fn refuse(&mut self, path: &Path, sentence: &str) {
         let sentence = sentence.to_owned();
         self.report.findings.push(Finding {
@@ -175,6 +197,13 @@ impl Loaded {
             sentence,
         });
     }
+}
+
+/// A provider's issuer, filled in as far as it depends on no connection.
+fn issuer_of(provider: &Provider) -> Option<String> {
+    let issuer = provider.oauth2.as_ref()?.issuer.as_ref()?;
+    let filled = provider.render_text(issuer, &|_| None, &|_| None).ok().flatten();
+    Some(filled.map_or_else(|| issuer.as_str().to_owned(), |text| text.to_string()))
 }
 
 #[cfg(test)]

@@ -82,10 +82,12 @@ fn start_with(config: &LogConfig, writer: impl for<'a> MakeWriter<'a> + Send + S
         "keyholder",
         "keyholder_broker",
         "keyholder_catalog",
+        "keyholder_egress",
         "keyholder_identity",
         "keyholder_server",
         "keyholder_store",
         "keyholder_testkit",
+        "keyholder_upstream",
         "keyholder_vault",
     ];
     let filter = own.iter().fold(Targets::new().with_default(LevelFilter::WARN), |filter, target| {

@@ -4,9 +4,10 @@
 //! each provider. It is never an API: no scripts, no CORS headers, nothing loaded from elsewhere. What comes in is a
 //! stranger's until the broker has found a flow for it, and none of it is logged.
 
+mod line;
 pub mod pages;
+mod room;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -14,40 +15,33 @@ use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use axum::routing::get;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use keyholder_broker::{Broker, BrokerError, BrowserAnswer, Cookies, Landing, LandingOutcome, Opened};
 use keyholder_domain::AuthorizationFailure;
 use keyholder_vault::{ExposeSecret as _, SecretString};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
+use line::Patience;
 use pages::{Outcome, Page, headers};
-
-/// How many connections are open at once; more wait to be accepted.
-const CONNECTIONS: usize = 1_024;
-
-/// How long a browser may take to send a request.
-const REQUEST_TIME: Duration = Duration::from_secs(10);
+use room::Room;
 
 /// How long an answer may take: an exchange and a question, each within the deadlines of egress.
 const ANSWER_TIME: Duration = Duration::from_secs(45);
 
+/// How long a browser's connection lives.
+const PATIENCE: Patience =
+    Patience { head: Duration::from_secs(10), requests: Duration::from_secs(60), answer: ANSWER_TIME };
+
 /// The longest query that is read, in bytes.
 const MAX_QUERY_LEN: usize = 32 * 1024;
-
-/// The longest head of a request, in bytes.
-const MAX_HEAD_LEN: usize = 64 * 1024;
 
 /// Serves the pages, for ever.
 pub async fn serve(listener: TcpListener, broker: Broker) {
     let service = router(broker);
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let room = Room::new();
     loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // No file descriptor is free, or the peer is gone already: others may fare better in a moment.
                 tracing::warn!(%error, "a browser's connection could not be accepted");
@@ -55,28 +49,31 @@ pub async fn serve(listener: TcpListener, broker: Broker) {
                 continue;
             }
         };
+        let Some(place) = room.enter(peer.ip()) else {
+            tracing::debug!("a browser's connection was turned away: there are too many");
+            continue;
+        };
         let service = TowerToHyperService::new(service.clone());
         tokio::spawn(async move {
             let _until_the_end = place;
-            let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-            builder
-                .http1()
-                .timer(TokioTimer::new())
-                .header_read_timeout(REQUEST_TIME)
-                .max_buf_size(MAX_HEAD_LEN);
-            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(%error, "a browser's connection ended badly");
-            }
+            line::serve(stream, service, PATIENCE).await;
         });
     }
 }
 
 fn router(broker: Broker) -> Router {
     Router::new()
-        .route("/connect/{ticket}", get(open))
-        .route("/oauth/callback/{provider}", get(callback))
+        .route("/connect/{ticket}", get(open).head(nothing))
+        .route("/oauth/callback/{provider}", get(callback).head(nothing))
         .fallback(async || page(&Landing::nowhere(LandingOutcome::NotFound)))
         .with_state(broker)
+}
+
+/// What asks for the head alone is no person: it opens nothing and uses nothing up.
+async fn nothing() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    dress(&mut response);
+    response
 }
 
 /// The start page.
@@ -128,7 +125,11 @@ async fn callback(
                 );
                 redirect(&SecretString::from(url.as_str()), None)
             }
-            _ => page(&landing),
+            // The code must not stay in the address bar and the history (RFC 9700, section 4.2.4).
+            _ => match &landing.page {
+                Some(address) => redirect(address, None),
+                None => page(&landing),
+            },
         },
         Ok(Err(error)) => failed(&error),
         Err(_) => show(Outcome::Failed, "", None),

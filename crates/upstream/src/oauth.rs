@@ -10,6 +10,8 @@ mod answer;
 mod authorize;
 mod client;
 mod device;
+#[cfg(test)]
+mod fixture;
 mod id_token;
 mod revoke;
 mod send;

@@ -73,6 +73,9 @@ pub struct Completion {
     pub forwarded: Option<BrowserAnswer>,
 }
 
+/// The longest wait between two questions that a server can ask for, in seconds: no flow lives longer.
+pub(crate) const LONGEST_INTERVAL: u64 = 3_600;
+
 /// The secrets of a flow.
 pub(crate) const STATE: &str = "state";
 pub(crate) const VERIFIER: &str = "verifier";
@@ -246,7 +249,7 @@ impl Broker {
             _ => start.config,
         };
         check_config(provider, self.url_rules(), &config, &mut errors);
-        let scopes = scopes(provider, start.scopes, &start.capabilities, &mut errors);
+        let scopes = scopes(provider, method, start.scopes, &start.capabilities, &mut errors);
         let device = method.method == AuthMethod::OAuth2Device;
         let redirect_uri = match (device, start.redirect_uri) {
             (true, None) => String::new(),
@@ -265,10 +268,14 @@ impl Broker {
                 uri
             }
         };
-        let return_url = start.return_url.unwrap_or_default();
-        if !return_url.is_empty() && !self.may_return_to(&return_url) {
+        let return_url = match start.return_url.as_deref() {
+            None | Some("") => Some(String::new()),
+            Some(url) => self.allowed_return_url(url),
+        };
+        if return_url.is_none() {
             errors.push(not_allowed("return_url", "is not among the return_urls of the configuration"));
         }
+        let return_url = return_url.unwrap_or_default();
         check_challenge(&start.completion_challenge, self.oauth().require_completion, &mut errors);
         if !errors.is_empty() {
             let connection = before.map(|connection| (connection.id, connection.generation));
@@ -334,7 +341,7 @@ impl Broker {
         Ok(Some(self.start_link(&secrets)))
     }
 
-    fn start_link(&self, secrets: &Credential) -> SecretString {
+    pub(super) fn start_link(&self, secrets: &Credential) -> SecretString {
         let ticket = secrets.get(TICKET).map_or("", |ticket| ticket.expose_secret());
         SecretString::from(format!("{}/connect/{ticket}", self.oauth().public_url))
     }
@@ -369,11 +376,17 @@ impl Broker {
         authorization.user_code = Text::parse(&code.user_code).map_err(unusable)?;
         authorization.verification_uri = code.verification_uri;
         authorization.verification_uri_complete = code.verification_uri_complete;
+        if ![&authorization.verification_uri, &authorization.verification_uri_complete]
+            .into_iter()
+            .all(|uri| is_for_people(uri))
+        {
+            return Err(BrokerError::ProviderRefused);
+        }
         let seconds = code.expires_in.clamp(60, 3_600);
         authorization.expire_time = authorization.create_time + std::time::Duration::from_secs(seconds);
         let fields = [
             (DEVICE_CODE.to_owned(), code.device_code),
-            ("interval".to_owned(), code.interval.clamp(1, 300).to_string().into()),
+            ("interval".to_owned(), code.interval.clamp(1, LONGEST_INTERVAL).to_string().into()),
         ];
         plan.secrets = Credential::from_fields(fields.into());
         Ok(())
@@ -388,9 +401,11 @@ impl Broker {
         Ok(format!("{public_url}/oauth/callback/{provider_id}"))
     }
 
-    fn may_return_to(&self, url: &str) -> bool {
-        let Ok(url) = Url::parse(url) else { return false };
-        self.oauth().return_urls.iter().any(|allowed| allows(allowed, &url))
+    /// A URL that a browser may be sent on to, as a header can carry it and as it was compared: what a browser would
+    /// repair in it, is repaired here.
+    fn allowed_return_url(&self, url: &str) -> Option<String> {
+        let url = Url::parse(url).ok()?;
+        self.oauth().return_urls.iter().any(|allowed| allows(allowed, &url)).then(|| url.into())
     }
 
     pub(crate) fn known_provider(&self, id: &ProviderId) -> Result<&Provider, BrokerError> {
@@ -441,6 +456,12 @@ impl Plan<'_> {
     }
 }
 
+/// Whether a provider's address can be shown to people as a link: one of the web, and not as long as a book.
+fn is_for_people(uri: &str) -> bool {
+    uri.is_empty()
+        || uri.len() <= 2_048 && Url::parse(uri).is_ok_and(|uri| matches!(uri.scheme(), "https" | "http"))
+}
+
 /// Where the secrets of a flow are sealed.
 pub(crate) fn flow_spot<'a>(authorization: &'a Authorization, row: &'a str) -> Spot<'a> {
     Spot {
@@ -458,12 +479,13 @@ pub(crate) fn secret() -> SecretString {
 
 fn scopes(
     provider: &Provider,
+    method: &Method,
     scopes: Scopes,
     capabilities: &[String],
     errors: &mut Vec<FieldError>,
 ) -> Scopes {
-    let mut all =
-        if scopes.is_empty() && capabilities.is_empty() { provider.default_scopes.clone() } else { scopes };
+    let none = scopes.is_empty() && capabilities.is_empty();
+    let mut all = if none { default_scopes(provider, method).clone() } else { scopes };
     match with_capabilities(provider, all.clone(), capabilities) {
         Ok(with) => all = with,
         Err(error) => errors.push(error),
@@ -473,6 +495,11 @@ fn scopes(
         Ok(lasting) => all.union(&lasting),
         Err(_) => all,
     }
+}
+
+/// The scopes that are asked for when a caller names none.
+pub(super) fn default_scopes<'a>(provider: &'a Provider, method: &'a Method) -> &'a Scopes {
+    method.default_scopes.as_ref().unwrap_or(&provider.default_scopes)
 }
 
 fn check_challenge(challenge: &Text, required: bool, errors: &mut Vec<FieldError>) {

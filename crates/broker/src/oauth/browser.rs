@@ -93,6 +93,8 @@ pub struct Landing {
     pub provider: String,
     /// Where to send the browser on to; none: it stays.
     pub return_url: Option<String>,
+    /// An address that shows the same to this browser, without code and state in it.
+    pub page: Option<SecretString>,
 }
 
 /// What became of a flow, as far as the browser's owner is concerned.
@@ -132,8 +134,9 @@ impl Broker {
         };
         let authorization = &stored.authorization;
         if let Some(landing) = self.landing_of(authorization).await? {
-            // Whose account it was is for the browser that finished it, and this one has shown nothing but the link.
-            let told = !matches!(landing.outcome, LandingOutcome::Connected { .. });
+            // Whose account it was is for the browser that finished it; another one has shown nothing but the link.
+            let told = !matches!(landing.outcome, LandingOutcome::Connected { .. })
+                || cookies.get(&self.cookie_name(authorization)).is_some_and(|it| is_bound(&stored, it));
             return Ok(Err(if told {
                 landing
             } else {
@@ -193,17 +196,21 @@ impl Broker {
         if let Some(landing) = self.landing_of(authorization).await? {
             return Ok(landing);
         }
-        let provider_id = authorization.provider_id.clone();
-        match self.take_answer(stored, answer).await? {
-            Ok(done) => {
-                let landing = self.landing_of(&done).await?;
-                Ok(landing.unwrap_or_else(|| self.landing(&done, LandingOutcome::AlreadyUsed)))
-            }
-            Err(outcome) => {
-                let provider = self.known_provider(&provider_id)?;
-                Ok(Landing { provider: provider.name.clone(), ..Landing::nowhere(outcome) })
-            }
-        }
+        let provider = self.known_provider(&authorization.provider_id)?;
+        let sealed = stored.sealed_flow.as_deref().ok_or(BrokerError::AuthorizationNotReady)?;
+        let row = authorization.id.to_string();
+        let secrets = self.open_fields(flow_spot(authorization, &row), sealed).await?;
+        let page = Some(self.start_link(&secrets));
+        // A state works once, also with an answer that makes no sense.
+        let judged = self.judge(authorization, provider, &answer);
+        let judged = judged.unwrap_or(Judged::Failed(AuthorizationFailure::ProviderError));
+        let waiting = authorization.clone();
+        let Some(done) = self.take_answer(stored, judged).await? else {
+            return Ok(self.landing(&waiting, LandingOutcome::AlreadyUsed));
+        };
+        let landing = self.landing_of(&done).await?;
+        let landing = landing.unwrap_or_else(|| self.landing(&done, LandingOutcome::AlreadyUsed));
+        Ok(Landing { page, ..landing })
     }
 
     /// The same for an app that got the answer itself and forwards it.
@@ -224,32 +231,26 @@ impl Broker {
             return Err(FieldError::invalid("state", "is not the state of this authorization").into());
         }
         let (organization_id, id) = (authorization.organization_id.clone(), authorization.id);
-        match self.take_answer(stored, answer).await? {
-            Ok(_) => {
-                let stored = self.store().authorization(&organization_id, id).await?;
-                stored.ok_or(BrokerError::AuthorizationNotFound)
-            }
-            Err(LandingOutcome::BadRequest) => {
-                Err(FieldError::invalid("code", "or error must be given, once, and not both").into())
-            }
-            Err(_) => Err(BrokerError::AuthorizationNotReady),
+        let provider = self.known_provider(&authorization.provider_id)?;
+        let judged = self
+            .judge(authorization, provider, &answer)
+            .map_err(|_| FieldError::invalid("code", "or error must be given, once, and not both"))?;
+        if self.take_answer(stored, judged).await?.is_none() {
+            return Err(BrokerError::AuthorizationNotReady);
         }
+        let stored = self.store().authorization(&organization_id, id).await?;
+        stored.ok_or(BrokerError::AuthorizationNotFound)
     }
 
-    /// Judges an answer whose flow is known and waits, and acts on it, once. `Err`: nothing was done.
+    /// Acts on an answer whose flow is known and waits, once. None: somebody else did.
     async fn take_answer(
         &self,
         stored: StoredAuthorization,
-        answer: BrowserAnswer,
-    ) -> Result<Result<Authorization, LandingOutcome>, BrokerError> {
-        let provider = self.known_provider(&stored.authorization.provider_id)?;
-        let judged = match self.judge(&stored.authorization, provider, &answer) {
-            Ok(judged) => judged,
-            Err(outcome) => return Ok(Err(outcome)),
-        };
+        judged: Judged,
+    ) -> Result<Option<Authorization>, BrokerError> {
         // One of all who bring it, on any replica, goes on from here.
         if !self.store().take_authorization(&stored.authorization, LEASE).await? {
-            return Ok(Err(LandingOutcome::AlreadyUsed));
+            return Ok(None);
         }
         let mut stored = stored;
         stored.authorization.state = AuthorizationState::Exchanging;
@@ -262,7 +263,7 @@ impl Broker {
             }
         });
         match working.await {
-            Ok(done) => done.map(Ok),
+            Ok(done) => done.map(Some),
             Err(_) => Err(BrokerError::Contended),
         }
     }
@@ -347,6 +348,7 @@ impl Broker {
             outcome,
             provider: provider.map(|provider| provider.name.clone()).unwrap_or_default(),
             return_url,
+            page: None,
         }
     }
 
@@ -366,7 +368,7 @@ enum Judged {
 impl Landing {
     /// Where no flow was found, so that nothing of one may be told.
     pub fn nowhere(outcome: LandingOutcome) -> Self {
-        Self { outcome, provider: String::new(), return_url: None }
+        Self { outcome, provider: String::new(), return_url: None, page: None }
     }
 }
 

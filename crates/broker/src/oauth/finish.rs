@@ -10,7 +10,7 @@ use std::time::Duration;
 use keyholder_catalog::{Method, Provider, TestedAccount};
 use keyholder_domain::{
     Account, AuditKind, Authorization, AuthorizationFailure, AuthorizationState, Connection, ConnectionId,
-    ConnectionState, Generation, TestClass, Text, Tokens,
+    ConnectionState, Generation, TestClass, Text, Timestamp, Tokens,
 };
 use keyholder_store::{Change, NewConnection, StoredAuthorization, StoredConnection};
 use keyholder_upstream::oauth::{Client, Server, TokenAnswer, TokenFault, TokenRequest, TokenSet};
@@ -40,6 +40,17 @@ pub(crate) struct Issued {
     /// Settings from the redirect and from the answer.
     pub(crate) config: BTreeMap<String, String>,
     pub(crate) account: Account,
+    /// When they came: every lifetime is counted from here.
+    pub(crate) time: Timestamp,
+}
+
+/// An answer that was kept.
+pub(crate) struct Kept {
+    pub(crate) answer: TokenAnswer,
+    /// When it came, which may be long ago.
+    pub(crate) time: Timestamp,
+    /// Settings from the redirect.
+    learned: BTreeMap<String, String>,
 }
 
 impl Broker {
@@ -78,7 +89,12 @@ impl Broker {
         token: &SecretString,
     ) -> Result<Authorization, BrokerError> {
         let provider = self.known_provider(&stored.authorization.provider_id)?;
-        let request = TokenRequest::Refresh { token, scopes: &stored.authorization.scopes };
+        let redirect_uri = self.redirect_uri(&provider.id).unwrap_or_default();
+        let request = TokenRequest::Refresh {
+            token,
+            scopes: &stored.authorization.scopes,
+            redirect_uri: &redirect_uri,
+        };
         self.ask_and_finish(&stored, provider, &request, BTreeMap::new()).await
     }
 
@@ -96,9 +112,12 @@ impl Broker {
             Ok(answer) => answer,
             Err(fault) => return self.not_granted(stored, fault).await,
         };
+        // What cannot be used, or has an error beside them, may still hold tokens: they are kept to be given back. A device
+        // that still waits has none.
+        let holds_tokens =
+            stored.poll_seconds.is_none() && speaks.tokens_in(&answer).iter().any(Option::is_some);
         match speaks.read(&answer, None, self.now()) {
-            // Nothing was granted, so there is nothing to keep. What cannot be used may still hold a token.
-            Err(fault) if !matches!(fault, TokenFault::Unusable(_) | TokenFault::Config) => {
+            Err(fault) if !holds_tokens && !matches!(fault, TokenFault::Unusable(_) | TokenFault::Config) => {
                 return self.not_granted(stored, fault).await;
             }
             _ => {}
@@ -121,7 +140,9 @@ impl Broker {
             let next = match fault {
                 TokenFault::Pending => Some(seconds),
                 TokenFault::SlowDown => Some(seconds + 5),
-                TokenFault::Passing { .. } | TokenFault::NoAnswer(_) => Some((seconds * 2).min(300)),
+                TokenFault::Passing { .. } | TokenFault::NoAnswer(_) => {
+                    Some((seconds * 2).min(300).max(seconds))
+                }
                 _ => None,
             };
             if let Some(seconds) = next {
@@ -157,11 +178,16 @@ impl Broker {
         let provider = self.known_provider(&authorization.provider_id)?;
         let method = provider.method(authorization.auth_method).ok_or(BrokerError::ProviderNotFound)?;
         let client = self.client_of_flow(authorization, provider).await?;
-        let (answer, mut config) = self.open_answer(stored).await?;
+        let Kept { answer, time, learned: mut config } = self.open_answer(stored).await?;
         config.extend(authorization.config.clone());
         let secrets = self.flow_secrets(stored).await?;
         let nonce = secrets.get(NONCE);
-        let issued = self.issue(provider, method, &client, config, &answer, nonce).await;
+        // A kept answer that is an error stays one, however passing: the code in it is spent.
+        let speaks = server(provider, &client, &config)?;
+        if let Err(fault) = speaks.read(&answer, nonce, time) {
+            return self.not_granted(stored, fault).await;
+        }
+        let issued = self.issue(provider, method, &client, config, (&answer, time), nonce).await;
         match issued {
             Ok(mut issued) => {
                 if issued.tokens.refresh_token.is_none() {
@@ -178,24 +204,25 @@ impl Broker {
         }
     }
 
-    /// Makes tokens of an answer, takes the second step where there is one, and learns whose they are.
+    /// Makes tokens of an answer and the moment that it came, takes the second step where there is one, and learns whose
+    /// they are.
     pub(crate) async fn issue(
         &self,
         provider: &Provider,
         method: &Method,
         client: &Client,
         config: BTreeMap<String, String>,
-        answer: &TokenAnswer,
+        (answer, mut time): (&TokenAnswer, Timestamp),
         nonce: Option<&SecretString>,
     ) -> Result<Issued, TokenFault> {
-        let now = self.now();
         let recipe = provider.oauth2.as_deref().ok_or(TokenFault::Unrenderable("there is no recipe"))?;
         let speaks = Server { provider, recipe, client, config: &config };
-        let mut tokens = speaks.read(answer, nonce, now)?;
+        let mut tokens = speaks.read(answer, nonce, time)?;
         if recipe.exchange.is_some() && method.method == keyholder_domain::AuthMethod::OAuth2Code {
             let request = TokenRequest::Exchange { token: &tokens.access_token };
-            let answer = self.0.upstream.ask_for_tokens(&speaks, &request, now).await?;
-            let longer = speaks.read(&answer, None, now)?;
+            let answer = self.0.upstream.ask_for_tokens(&speaks, &request, self.now()).await?;
+            time = self.now();
+            let longer = speaks.read(&answer, None, time)?;
             tokens = TokenSet {
                 scopes: longer.scopes.or(tokens.scopes),
                 account: longer.account.or(tokens.account),
@@ -211,7 +238,7 @@ impl Broker {
             Some(account) => Some(account.clone()),
             None => self.identify(provider, method, client, &tokens.access_token, &all).await?,
         };
-        Ok(Issued { tokens, config: all, account: account.map(account_of).unwrap_or_default() })
+        Ok(Issued { tokens, config: all, account: account.map(account_of).unwrap_or_default(), time })
     }
 
     /// Whose a token is, as far as the provider tells.
@@ -415,9 +442,9 @@ impl Broker {
         renewable: bool,
     ) -> Tokens {
         use keyholder_catalog::oauth2::{RefreshWith, Reuse};
-        let now = self.now();
         let refresh = provider.oauth2.as_deref().map(|recipe| &recipe.refresh);
-        let after = |wait: Option<Duration>| wait.and_then(|wait| now.checked_add(wait.try_into().ok()?));
+        let after =
+            |wait: Option<Duration>| wait.and_then(|wait| issued.time.checked_add(wait.try_into().ok()?));
         let by_access_token = refresh.is_some_and(|refresh| refresh.with == RefreshWith::AccessToken);
         let renewable = renewable || by_access_token;
         let expected = refresh.is_some_and(|refresh| refresh.reuse != Reuse::NoRefresh);
@@ -575,11 +602,8 @@ impl Broker {
         tokio::time::timeout(KEEP_TRYING, kept).await.unwrap_or(Err(BrokerError::Contended))
     }
 
-    /// A kept answer, and the settings from the redirect.
-    pub(crate) async fn open_answer(
-        &self,
-        stored: &StoredAuthorization,
-    ) -> Result<(TokenAnswer, BTreeMap<String, String>), BrokerError> {
+    /// A kept answer.
+    pub(crate) async fn open_answer(&self, stored: &StoredAuthorization) -> Result<Kept, BrokerError> {
         let authorization = &stored.authorization;
         let sealed = stored.sealed_answer.as_deref().ok_or(BrokerError::AuthorizationNotReady)?;
         let row = authorization.id.to_string();
@@ -595,7 +619,9 @@ impl Broker {
             let value = fields.get(name)?.expose_secret().to_owned();
             Some((name.strip_prefix(LEARNED)?.to_owned(), value))
         });
-        Ok((answer, learned.collect()))
+        let time = text("time").parse().ok().and_then(|time| Timestamp::from_unix_timestamp(time).ok());
+        // Without its moment, it came when the flow began: a token must not be believed to live longer than it does.
+        Ok(Kept { answer, time: time.unwrap_or(authorization.create_time), learned: learned.collect() })
     }
 }
 

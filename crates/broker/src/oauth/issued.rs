@@ -13,7 +13,7 @@ use keyholder_store::{NewAuthorization, NewConnection, StoredAuthorization};
 use keyholder_upstream::oauth::{Client, TokenAnswer, TokenRequest, TokenSet};
 use keyholder_vault::{Credential, ExposeSecret as _, SecretString, random_bytes};
 
-use super::authorize::{flow_spot, provider_fault};
+use super::authorize::{default_scopes, flow_spot, provider_fault};
 use super::browser::LEASE;
 use super::finish::{ACCESS_TOKEN, Issued, REFRESH_TOKEN, credential, renewal_spot};
 use super::server;
@@ -77,8 +77,11 @@ impl Broker {
                 Some(fingerprint)
             }
         };
-        let scopes =
-            if create.scopes.is_empty() { provider.default_scopes.clone() } else { create.scopes.clone() };
+        let scopes = if create.scopes.is_empty() {
+            default_scopes(provider, method).clone()
+        } else {
+            create.scopes.clone()
+        };
         if create.prove_refresh_token {
             let token = given.get(REFRESH_TOKEN).filter(|_| is_import(method.method)).cloned();
             let problem = "goes with a refresh_token only";
@@ -107,7 +110,8 @@ impl Broker {
         };
         let answer = self.0.upstream.ask_for_tokens(&speaks, &request, self.now()).await;
         let answer: TokenAnswer = answer.map_err(provider_fault)?;
-        let issued = self.issue(provider, method, &client, create.config.clone(), &answer, None).await;
+        let came = (&answer, self.now());
+        let issued = self.issue(provider, method, &client, create.config.clone(), came, None).await;
         let issued = issued.map_err(provider_fault)?;
         let client_id = Text::parse(&client.id).map_err(|_| BrokerError::OAuthClientMissing)?;
         Ok(Got { client_id, issued, renewal: Some(given) })
@@ -164,7 +168,7 @@ impl Broker {
             .clone()
             .map(|token| Credential::from_fields([(REFRESH_TOKEN.to_owned(), token)].into()));
         let client_id = Text::parse(&client.id).map_err(|_| BrokerError::OAuthClientMissing)?;
-        let issued = Issued { tokens: answer, config: create.config.clone(), account };
+        let issued = Issued { tokens: answer, config: create.config.clone(), account, time: self.now() };
         Ok(Got { client_id, issued, renewal })
     }
 

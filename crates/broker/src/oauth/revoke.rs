@@ -79,17 +79,16 @@ impl Broker {
             return Ok(());
         }
         let authorization = &stored.authorization;
-        let (answer, _) = self.open_answer(stored).await?;
+        let answer = self.open_answer(stored).await?.answer;
         let provider = self.known_provider(&authorization.provider_id)?;
         let Ok(client) = self.client_of_flow(authorization, provider).await else { return Ok(()) };
-        let Ok(tokens) = server(provider, &client, &authorization.config)?.read(&answer, None, self.now())
-        else {
+        // Also where the answer is of no use to us: what it holds is alive all the same.
+        let tokens = server(provider, &client, &authorization.config)?.tokens_in(&answer);
+        let named = [ACCESS_TOKEN, REFRESH_TOKEN].into_iter().zip(tokens);
+        let fields: std::collections::BTreeMap<String, SecretString> =
+            named.filter_map(|(name, token)| Some((name.to_owned(), token?))).collect();
+        if fields.is_empty() {
             return Ok(());
-        };
-        let mut fields: std::collections::BTreeMap<String, SecretString> =
-            [(ACCESS_TOKEN.to_owned(), tokens.access_token)].into();
-        if let Some(token) = tokens.refresh_token {
-            fields.insert(REFRESH_TOKEN.to_owned(), token);
         }
         let caller = caller_of(authorization);
         let key = self.sealing_key(caller.organization_id, change).await?;

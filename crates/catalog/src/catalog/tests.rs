@@ -197,3 +197,49 @@ fn lint_reports_the_findings_of_every_file() {
         assert!(report.findings.iter().any(|finding| finding.file.ends_with(name)), "{report}");
     }
 }
+
+/// A definition with an OAuth server of some issuer.
+fn with_issuer(id: &str, issuer: &str) -> String {
+    format!(
+        "id: {id}\nname: Acme\ndocumentation_url: https://acme.example/docs\nfacts_checked: 2026-01-31\n\
+         config:\n  - {{ name: region, title: Region, default: eu }}\n  - {{ name: tenant, title: Tenant, format: host_label }}\n\
+         auth_methods:\n  - {{ method: oauth2_code, title: Sign in, no_test: Nothing can be asked. }}\n\
+         oauth2:\n  client_authentication: basic\n  issuer: {issuer}\n\
+         \x20 authorize: {{ url: 'https://{{config.tenant}}.acme.example/{{config.region}}/authorize' }}\n\
+         \x20 token: {{ url: 'https://acme.example/token' }}\n"
+    )
+}
+
+#[test]
+fn c15_two_providers_never_have_the_same_issuer() {
+    let load = |first: &str, second: &str| {
+        let (one, two) = (with_issuer("one", first), with_issuer("two", second));
+        let dir = directory(&[("one.yaml", &one), ("two.yaml", &two)]);
+        let report = lint(dir.path()).unwrap();
+        assert_eq!(Catalog::load(Some(dir.path())).is_ok(), report.is_clean(), "both judge alike");
+        report.to_string()
+    };
+    assert_eq!(load("https://acme.example/1", "https://acme.example/2"), "");
+    assert_eq!(load("https://acme.example", "https://acme.example/"), "", "compared byte for byte");
+    for (first, second) in [
+        ("https://acme.example", "https://acme.example"),
+        ("'https://acme.example/{config.region}'", "https://acme.example/eu"),
+        ("'https://{config.tenant}.acme.example'", "'https://{config.tenant}.acme.example'"),
+    ] {
+        let report = load(first, second);
+        assert!(report.contains("two.yaml: has the same issuer as the provider one"), "{report}");
+    }
+}
+
+#[test]
+fn c15_no_definition_takes_the_issuer_of_a_built_in_one_unless_it_takes_its_place() {
+    let google = issuer_of(Catalog::builtin().get(&id("google")).unwrap()).unwrap();
+    let other = with_issuer("other", &google);
+    let dir = directory(&[("other.yaml", &other)]);
+    let report = lint(dir.path()).unwrap().to_string();
+    assert!(report.contains("other.yaml: has the same issuer as the provider google"), "{report}");
+    assert!(matches!(Catalog::load(Some(dir.path())), Err(LoadError::Invalid(_))));
+    let own = with_issuer("google", &google);
+    let dir = directory(&[("google.yaml", &own)]);
+    assert!(lint(dir.path()).unwrap().is_clean());
+}

@@ -41,6 +41,9 @@ const OWN_PARAMETERS: [&str; 10] = [
     "state",
 ];
 
+/// A parameter that a definition may set, to a text of its own.
+const GRANT_TYPE: &str = "grant_type";
+
 /// Compiles a recipe, and notes in the config's fields what carries them.
 pub(super) fn compile_oauth2(
     definition: OAuth2Definition,
@@ -53,6 +56,10 @@ pub(super) fn compile_oauth2(
         let place = place.key("names").key(standard);
         if check_token(standard).is_err() || check_token(own).is_err() || number > 32 {
             findings.add(&place, "must be the names of parameters");
+        }
+        // Else a parameter under a harmless name could end as one that Keyholder alone sets, such as response_type.
+        if standard != own && (OWN_PARAMETERS.contains(&own.as_str()) || own == GRANT_TYPE) {
+            findings.add(&place, "is the name of another parameter of the standards");
         }
     }
     if let Some(separator) = &definition.scope_separator
@@ -193,6 +200,10 @@ impl Recipe<'_> {
             let place = place.key(&name);
             if check_token(&name).is_err() || self.own.contains(&name) {
                 self.compiler.findings.add(&place, "is not a parameter that a definition may set");
+            }
+            // Nobody's password is ever asked for (RFC 9700, section 2.4).
+            if name == GRANT_TYPE && (value.eq_ignore_ascii_case("password") || value.contains(['{', '}'])) {
+                self.compiler.findings.add(&place, "must be written out, and not be password");
             }
             let value = self.compiler.template(&value, &place, Use::QueryValue);
             compiled.extend(value.map(|value| (name, value)));

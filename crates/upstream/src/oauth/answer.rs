@@ -60,6 +60,14 @@ impl Server<'_> {
         })
     }
 
+    /// The access and the refresh token that an answer holds, whatever else is wrong with it: what is not used has to
+    /// be given back.
+    pub fn tokens_in(&self, answer: &TokenAnswer) -> [Option<SecretString>; 2] {
+        let recipe = &self.recipe.answer;
+        let body = parse(answer).unwrap_or_default();
+        [&recipe.access_token, &recipe.refresh_token].map(|pointer| token(&body, pointer).ok().flatten())
+    }
+
     fn fault_in(&self, answer: &TokenAnswer, body: Option<&Value>) -> Option<TokenFault> {
         let recipe = &self.recipe.answer;
         let passing = TokenFault::Passing { retry_after: answer.retry_after };
@@ -87,7 +95,10 @@ impl Server<'_> {
             kind.eq_ignore_ascii_case("bearer")
                 || self.recipe.answer.token_types.iter().any(|known| known.eq_ignore_ascii_case(kind))
         };
-        match body.get("token_type") {
+        // Beside the token, or else at the top.
+        let beside = self.recipe.answer.access_token.rsplit_once('/').map_or("", |(place, _)| place);
+        let beside = body.pointer(beside).and_then(|place| place.get("token_type"));
+        match beside.or_else(|| body.get("token_type")) {
             None | Some(Value::Null) => Ok(()),
             Some(Value::String(kind)) if known(kind) => Ok(()),
             Some(_) => Err(TokenFault::Unusable("the token is of a type that is not known")),
@@ -163,7 +174,7 @@ fn is_said(code: &Value) -> bool {
     match code {
         Value::Null | Value::Bool(false) => false,
         Value::String(text) => !text.is_empty(),
-        Value::Number(number) => number.as_i64() != Some(0),
+        Value::Number(number) => number.as_f64() != Some(0.0),
         Value::Bool(true) | Value::Array(_) | Value::Object(_) => true,
     }
 }
@@ -265,23 +276,17 @@ fn sensible(end: Timestamp, now: Timestamp) -> bool {
 }
 
 /// How long a server wants to be left alone (RFC 9110, section 10.2.3): seconds, or a date. Never more than an hour.
-pub(super) fn retry_after(text: &str) -> Option<Duration> {
+pub(super) fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let text = text.trim();
     let wait = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => {
-            let date = httpdate::parse_http_date(text).ok()?;
-            date.duration_since(std::time::UNIX_EPOCH).ok().and_then(since_now)?
+            let date = Timestamp::from(httpdate::parse_http_date(text).ok()?);
+            // A moment that is past already is no wait.
+            (date - now).try_into().unwrap_or_default()
         }
     };
     Some(wait.min(MAX_RETRY_AFTER))
-}
-
-/// How far a moment, told since 1970, is in the future; nothing if it is past.
-fn since_now(moment: Duration) -> Option<Duration> {
-    use keyholder_domain::{Clock as _, SystemClock};
-    let now = u64::try_from(SystemClock.now().unix_timestamp()).ok()?;
-    Some(moment.saturating_sub(Duration::from_secs(now)))
 }
 
 /// A JSON value in which no object has a key twice.

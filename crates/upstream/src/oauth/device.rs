@@ -61,7 +61,7 @@ impl Upstream {
             let value = zeroize::Zeroizing::new(proof.expose_secret().as_bytes().to_vec());
             request = request.secret_header(header::AUTHORIZATION, value)?;
         }
-        let answer = TokenAnswer::from(self.send(request).await?);
+        let answer = self.send(request, now).await?;
         read(server, &answer, now)
     }
 }
@@ -76,6 +76,9 @@ fn read(server: &Server<'_>, answer: &TokenAnswer, now: Timestamp) -> Result<Dev
     }
     let read: StandardDeviceAuthorizationResponse =
         serde_json::from_slice(&answer.body).map_err(|_| TokenFault::Unusable("no device code came"))?;
+    if read.device_code().secret().is_empty() || read.user_code().secret().is_empty() {
+        return Err(TokenFault::Unusable("no device code came"));
+    }
     Ok(DeviceCode {
         device_code: read.device_code().secret().as_str().into(),
         user_code: read.user_code().secret().clone(),

@@ -5,7 +5,7 @@ use keyholder_egress::Request;
 use keyholder_vault::{Credential, ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
-use super::{Server, TokenAnswer, TokenFault};
+use super::{Server, TokenFault};
 use crate::Upstream;
 
 /// What came of giving tokens back.
@@ -36,7 +36,7 @@ impl Upstream {
         };
         for token in given_back.into_iter().flatten() {
             let request = self.revocation(server, recipe, token, access_token, now)?;
-            let answer = TokenAnswer::from(self.send(request).await?);
+            let answer = self.send(request, now).await?;
             if !recipe.good.contains(&answer.status) {
                 // 503 and every other answer say that the token may still be alive (RFC 7009, section 2.2.1).
                 return Err(TokenFault::Passing { retry_after: answer.retry_after });

@@ -38,6 +38,8 @@ pub enum TokenRequest<'a> {
         token: &'a SecretString,
         /// What was granted: no more is ever asked for.
         scopes: &'a Scopes,
+        /// Where the browser was sent back to, for the servers that want to hear it again; empty if no browser was.
+        redirect_uri: &'a str,
     },
     /// A short-lived access token, for one that lives longer.
     Exchange {
@@ -83,11 +85,10 @@ impl Upstream {
         let proofs = server.proofs();
         for number in 0..proofs {
             let draft = server.draft(request, now)?;
-            let proof = match &draft.authorization {
-                Some(_) => None,
-                None => Some(server.proof(number, now)?),
-            };
-            let answer = self.post(server, draft, proof).await?;
+            // An assertion may say by itself who asks; then there is no client to prove.
+            let nobody = draft.authorization.is_some() || server.client.id.is_empty();
+            let proof = if nobody { None } else { Some(server.proof(number, now)?) };
+            let answer = self.post(server, draft, proof, now).await?;
             let refused = matches!(server.read(&answer, None, now), Err(TokenFault::Client));
             if number + 1 == proofs || !refused {
                 return Ok(answer);
@@ -102,6 +103,7 @@ impl Upstream {
         server: &Server<'_>,
         draft: Draft<'_>,
         proof: Option<Proof>,
+        now: Timestamp,
     ) -> Result<TokenAnswer, TokenFault> {
         let mut parameters = draft.parameters;
         let mut authorization = draft.authorization;
@@ -127,7 +129,7 @@ impl Upstream {
             let value = Zeroizing::new(value.expose_secret().as_bytes().to_vec());
             request = request.secret_header(header::AUTHORIZATION, value)?;
         }
-        self.send(request).await.map(TokenAnswer::from)
+        self.send(request, now).await
     }
 
     /// A request with parameters where their format wants them.
@@ -174,12 +176,12 @@ impl Upstream {
     }
 
     /// Sends a request, and counts it if it does not come to an answer.
-    pub(super) async fn send(&self, request: Request) -> Result<Response, TokenFault> {
+    pub(super) async fn send(&self, request: Request, now: Timestamp) -> Result<TokenAnswer, TokenFault> {
         let answer = self.egress.send(request).await;
         if let Err(error) = &answer {
             self.count(error.reason());
         }
-        Ok(answer?)
+        Ok(TokenAnswer::of(&answer?, now))
     }
 }
 
@@ -201,7 +203,7 @@ impl<'a> Server<'a> {
                 draft.push("device_code", (*device_code).clone());
                 Ok(draft)
             }
-            TokenRequest::Refresh { token, scopes } => {
+            TokenRequest::Refresh { token, scopes, redirect_uri } => {
                 let mut draft = self.to(&recipe.refresh.endpoint, "refresh_token")?;
                 match recipe.refresh.with {
                     RefreshWith::RefreshToken => draft.push("refresh_token", (*token).clone()),
@@ -209,6 +211,9 @@ impl<'a> Server<'a> {
                 }
                 if recipe.refresh.sends_scope && !scopes.is_empty() {
                     draft.push("scope", self.joined(scopes).into());
+                }
+                if recipe.refresh.sends_redirect_uri && !redirect_uri.is_empty() {
+                    draft.push("redirect_uri", (*redirect_uri).into());
                 }
                 Ok(draft)
             }
@@ -256,8 +261,6 @@ impl<'a> Server<'a> {
         let mut draft = self.to(&self.recipe.token, "urn:ietf:params:oauth:grant-type:jwt-bearer")?;
         draft.url = url;
         draft.push("assertion", token);
-        // The assertion says who asks: no client is needed, and none is configured.
-        draft.authorization = None;
         Ok(draft)
     }
 
@@ -372,11 +375,11 @@ impl Draft<'_> {
     }
 }
 
-impl From<Response> for TokenAnswer {
-    fn from(response: Response) -> Self {
+impl TokenAnswer {
+    fn of(response: &Response, now: Timestamp) -> Self {
         let header = |name| response.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let content_type = header(header::CONTENT_TYPE).unwrap_or_default();
-        let retry_after = header(header::RETRY_AFTER).and_then(super::answer::retry_after);
+        let retry_after = header(header::RETRY_AFTER).and_then(|text| super::answer::retry_after(text, now));
         Self {
             status: response.status.as_u16(),
             content_type: content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase(),
@@ -406,3 +409,6 @@ fn push_pairs(out: &mut Vec<u8>, parameters: &[(String, SecretString)]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -181,6 +181,34 @@ fn a_definition_sets_no_parameter_of_keyholders_own() {
 }
 
 #[test]
+fn c1_no_name_becomes_that_of_a_parameter_of_keyholders_own() {
+    for own in super::OWN_PARAMETERS.into_iter().chain(["grant_type"]) {
+        let to = format!("client_id: app_id, prompt: {own}");
+        assert_among_findings(
+            "client_id: app_id",
+            &to,
+            "oauth2.names.prompt: is the name of another parameter",
+        );
+    }
+    assert_eq!(
+        findings(&changed("client_id: app_id", "client_id: app_id, state: state")),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn c2_no_definition_asks_with_a_password() {
+    let sentence = "grant_type: must be written out, and not be password";
+    for value in ["password", "PASSWORD", "'{config.region}'", "'pass{config.region}'"] {
+        let parameter = format!("grant_type: {value}");
+        assert_finding("audience: '{config.region}'", &parameter, sentence);
+        assert_finding("grant_type: swap", &parameter, sentence);
+        let to = format!("refresh: {{ parameters: {{ {parameter} }}, ");
+        assert_finding("refresh: { ", &to, sentence);
+    }
+}
+
+#[test]
 fn a_definition_sets_no_header_of_keyholders_own() {
     for header in ["Authorization", "authorization", "Content-Type"] {
         assert_finding(
