@@ -302,7 +302,7 @@ impl Broker {
                 for (parameter, name) in kept {
                     let Some(value) = answer.only(parameter)? else { continue };
                     let field = provider.config_field(name);
-                    if !field.is_some_and(|field| field.check(value.expose_secret()).is_ok()) {
+                    if field.is_none_or(|field| field.check(value.expose_secret()).is_err()) {
                         return Ok(Judged::Failed(AuthorizationFailure::ConfigRefused));
                     }
                     learned.insert(name.clone(), value.expose_secret().to_owned());

@@ -60,6 +60,15 @@ impl Server<'_> {
         })
     }
 
+    /// The access token and the refresh token that an answer holds, whatever else is wrong with it: what cannot be used can
+    /// still be given back.
+    pub fn tokens_in(&self, answer: &TokenAnswer) -> [Option<SecretString>; 2] {
+        let body = parse(answer);
+        let recipe = &self.recipe.answer;
+        [&recipe.access_token, &recipe.refresh_token]
+            .map(|pointer| body.as_ref().and_then(|body| token(body, pointer).ok().flatten()))
+    }
+
     fn fault_in(&self, answer: &TokenAnswer, body: Option<&Value>) -> Option<TokenFault> {
         let recipe = &self.recipe.answer;
         let passing = TokenFault::Passing { retry_after: answer.retry_after };
