@@ -3,6 +3,7 @@
 mod clients;
 mod code;
 mod device_flow;
+mod pages;
 mod peers;
 mod quirks;
 mod two_legged;
