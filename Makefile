@@ -93,7 +93,7 @@ test-contract: build-tests ## grpcurl and a Python client against the running bi
 
 .PHONY: test-rust
 test-rust: build-tests ## Every Rust test
-	@$(setup) peers
+	@$(setup) peers chromium
 	cargo test --locked --workspace --doc --quiet
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	    set -x; cargo nextest run --locked --workspace; \

@@ -55,7 +55,12 @@ pub(crate) struct World {
     pub(crate) dir: TempDir,
     /// The first server; [`World::server`] starts more.
     pub(crate) server: Server,
+    /// Variables of every server.
+    environment: Environment,
 }
+
+/// Variables of a process, by name.
+pub(crate) type Environment = Vec<(String, String)>;
 
 /// A running `keyholder serve`.
 pub(crate) struct Server {
@@ -90,6 +95,14 @@ impl World {
 
     /// The same, with more configuration: what `prepare` returns, and the files that it writes into the folder.
     pub(crate) fn start_with(prepare: impl FnOnce(&Authority, &Path) -> String) -> Self {
+        Self::start_in(Environment::new(), prepare)
+    }
+
+    /// The same, with more variables.
+    pub(crate) fn start_in(
+        environment: Environment,
+        prepare: impl FnOnce(&Authority, &Path) -> String,
+    ) -> Self {
         let postgres = PrivatePostgres::temporary_with(&Settings::default().statement_statistics()).unwrap();
         postgres.create_database(DATABASE).unwrap();
         let authority = Authority::root("Keyholder test CA", SystemClock.now()).unwrap();
@@ -103,25 +116,25 @@ impl World {
         let more = prepare(&authority, dir.path());
         fs::write(dir.path().join("keyholder.toml"), config() + &more).unwrap();
         run(&binary(), &["migrate"], dir.path(), &postgres.url(DATABASE));
-        let server = Server::start(dir.path(), &postgres.url(DATABASE), "first");
-        Self { postgres, authority, dir, server }
+        let server = Server::start(dir.path(), &postgres.url(DATABASE), "first", &environment);
+        Self { postgres, authority, dir, server, environment }
     }
 
     /// Starts another server on the same database, and waits until it is ready.
     pub(crate) fn server(&self, name: &str) -> Server {
-        Server::start(self.dir.path(), &self.postgres.url(DATABASE), name)
+        Server::start(self.dir.path(), &self.postgres.url(DATABASE), name, &self.environment)
     }
 
     /// The same, with settings of its own, such as `KEYHOLDER_WEB__LISTEN`.
     pub(crate) fn server_with(&self, name: &str, variables: &[(&str, &str)]) -> Server {
-        let mut server = Server::spawn_with(self.dir.path(), &self.postgres.url(DATABASE), name, variables);
-        server.wait_for_log("serving");
-        server
+        let mut environment = self.environment.clone();
+        environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        Server::start(self.dir.path(), &self.postgres.url(DATABASE), name, &environment)
     }
 
     /// Starts a server on any database, and waits only until it listens.
     pub(crate) fn spawn(&self, name: &str, database_url: &str) -> Server {
-        Server::spawn(self.dir.path(), database_url, name)
+        Server::spawn(self.dir.path(), database_url, name, &self.environment)
     }
 
     /// Holds what a query locks until it is released.
@@ -238,8 +251,8 @@ const PROXIES: [&str; 6] =
     ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
 
 impl Server {
-    fn start(dir: &Path, database_url: &str, name: &str) -> Self {
-        let mut server = Self::spawn(dir, database_url, name);
+    fn start(dir: &Path, database_url: &str, name: &str, environment: &Environment) -> Self {
+        let mut server = Self::spawn(dir, database_url, name, environment);
         server.wait_for_log("serving");
         server
     }
@@ -249,11 +262,7 @@ impl Server {
         send_signal(self.child.id(), signal);
     }
 
-    fn spawn(dir: &Path, database_url: &str, name: &str) -> Self {
-        Self::spawn_with(dir, database_url, name, &[])
-    }
-
-    fn spawn_with(dir: &Path, database_url: &str, name: &str, variables: &[(&str, &str)]) -> Self {
+    fn spawn(dir: &Path, database_url: &str, name: &str, environment: &Environment) -> Self {
         let log = dir.join(format!("{name}.log"));
         let child = Command::new(binary())
             .args(["serve"])
@@ -261,7 +270,7 @@ impl Server {
             .env("DATABASE_URL", database_url)
             // Nobody listens there: whatever took notice of them would not reach a provider.
             .envs(PROXIES.map(|name| (name, "http://127.0.0.1:9")))
-            .envs(variables.iter().copied())
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())

@@ -31,7 +31,7 @@ impl Drop for Peer {
 impl Peer {
     /// Starts oidc-provider, and waits until it answers. Settings are in the head of its file.
     pub(crate) fn oidc_provider(settings: &[(&str, &str)]) -> Self {
-        let mut command = Command::new("node");
+        let mut command = Command::new(root().join("target/tools/peers/bin/node"));
         command.arg(root().join("tests/peers/oidc-provider/server.mjs"));
         Self::start(command, settings)
     }
@@ -116,7 +116,7 @@ async fn allow(url: String, more: &str) -> Page {
 }
 
 /// A call as the client `broker`.
-async fn call(url: &str, form: &[(&str, &str)]) -> Result<(u16, Value), BrowserError> {
+pub(crate) async fn call(url: &str, form: &[(&str, &str)]) -> Result<(u16, Value), BrowserError> {
     let mut browser = Browser::new();
     browser.set_header("authorization", &format!("Basic {}", STANDARD.encode("broker:broker-secret")));
     let page = browser.post(url, form).await?;

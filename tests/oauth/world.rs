@@ -8,9 +8,10 @@ use keyholder_domain::SystemClock;
 use keyholder_proto::v1;
 use keyholder_testkit::browser::{Browser, Page};
 use keyholder_testkit::provider::{Call, Client, Consent, Endpoint, Provider};
+use tonic::Status;
 use url::Url;
 
-use crate::harness::{ACME, Server, World};
+use crate::harness::{ACME, Environment, Server, World, eventually, resolve_request};
 
 /// How long a flow may take to come where it must.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -41,6 +42,31 @@ pub(crate) struct Setup<'a> {
     pub(crate) other: Option<&'a Provider>,
     /// Where browsers reach the pages; if empty, where they are.
     pub(crate) public_url: &'a str,
+    /// The whole definition of `demo`, in place of the usual one. `HERE` is the provider's address, and
+    /// `LOCALHOST` the same by that name.
+    pub(crate) demo: &'a str,
+    /// More definitions, by provider.
+    pub(crate) others: &'a [(&'a str, &'a str)],
+    /// More tables of settings.
+    pub(crate) settings: &'a str,
+    /// More hosts that may be called in the clear, each with its port.
+    pub(crate) egress: &'a [&'a str],
+    /// The port of the pages, if somebody must know it before.
+    pub(crate) port: Option<u16>,
+    /// Where the installation's client comes from.
+    pub(crate) client: ClientFrom<'a>,
+}
+
+/// Where the installation's client comes from.
+#[derive(Default, Clone, Copy)]
+pub(crate) enum ClientFrom<'a> {
+    /// The configuration names its id and a file with its secret.
+    #[default]
+    File,
+    /// Variables.
+    Variables(&'a [(&'a str, &'a str)]),
+    /// These settings of its table.
+    Settings(&'a str),
 }
 
 impl OAuth {
@@ -51,7 +77,7 @@ impl OAuth {
 
     pub(crate) fn start_with(setup: &Setup<'_>) -> Self {
         let provider = Provider::start(Arc::new(SystemClock)).unwrap();
-        let port = free_port();
+        let port = setup.port.unwrap_or_else(free_port);
         let web = format!("http://127.0.0.1:{port}");
         let public_url = if setup.public_url.is_empty() { &web } else { setup.public_url };
         let every = [("demo", Some(&provider)), ("other", setup.other)];
@@ -65,27 +91,40 @@ impl OAuth {
                 manners.account = "ada".into();
             });
         }
-        let world = World::start_with(|_, dir| {
+        let environment = match setup.client {
+            ClientFrom::Variables(variables) => {
+                variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+            }
+            ClientFrom::File | ClientFrom::Settings(_) => Environment::new(),
+        };
+        let world = World::start_in(environment, |_, dir| {
             std::fs::create_dir(dir.join("providers")).unwrap();
             let mut clients = String::new();
-            let mut egress = Vec::new();
+            let mut egress: Vec<String> = setup.egress.iter().map(|&host| host.to_owned()).collect();
             for &(id, provider) in &every {
                 let file = dir.join(format!("providers/{id}.yaml"));
                 std::fs::write(file, definition(id, provider, setup)).unwrap();
-                egress.push(format!("\"{}\"", provider.address()));
-                clients += &format!(
-                    "[oauth.{id}]\nclient_id = \"{}\"\nclient_secret_file = \"demo.secret\"\n",
-                    CLIENT.0
-                );
+                let address = provider.address();
+                egress.extend([address.to_string(), format!("localhost:{}", address.port())]);
+                clients += &match setup.client {
+                    ClientFrom::File => format!(
+                        "[oauth.{id}]\nclient_id = \"{}\"\nclient_secret_file = \"demo.secret\"\n",
+                        CLIENT.0
+                    ),
+                    ClientFrom::Variables(_) => String::new(),
+                    ClientFrom::Settings(settings) => format!("[oauth.{id}]\n{settings}\n"),
+                };
+            }
+            for (id, definition) in setup.others {
+                std::fs::write(dir.join(format!("providers/{id}.yaml")), definition).unwrap();
             }
             std::fs::write(dir.join("demo.secret"), format!("{}\n", CLIENT.1)).unwrap();
             format!(
                 "[catalog]\ndirectory = \"providers\"\n\
                  [web]\nlisten = \"127.0.0.1:{port}\"\npublic_url = \"{public_url}\"\n\
-                 return_urls = [\"https://app.example.com/*\"]\n{}\n{clients}\
-                 [danger]\negress = [{}]\n",
-                setup.web,
-                egress.join(", "),
+                 return_urls = [\"https://app.example.com/*\"]\n{}\n\
+                 {clients}\n{}\n[danger]\negress = {egress:?}\n",
+                setup.web, setup.settings,
             )
         });
         Self { world, provider, web }
@@ -190,6 +229,52 @@ impl OAuth {
         self.connection(&done.connection_id).await
     }
 
+    /// Waits until a flow is over, and says how.
+    pub(crate) async fn end_of(&self, begun: &v1::StartAuthorizationResponse) -> v1::Authorization {
+        let id = &begun.authorization.as_ref().unwrap().authorization_id;
+        let id = id.strip_prefix("authz_").unwrap();
+        eventually("the end of the flow", || {
+            let state = format!("SELECT state FROM authorizations WHERE authorization_id = '{id}'");
+            ["COMPLETED", "FAILED"].contains(&self.world.sql(&state).as_str()).then_some(())
+        });
+        self.authorization(begun).await
+    }
+
+    /// What a workload gets for an actor.
+    pub(crate) async fn resolve(&self, actor: &str, connection_id: &str) -> v1::ResolveCredentialResponse {
+        let request = resolve_request(actor, connection_id);
+        self.world.grants("gateway").resolve_credential(request).await.unwrap().into_inner()
+    }
+
+    /// The access token that an owner has.
+    pub(crate) async fn token(&self, made: &v1::Connection) -> String {
+        let resolved = self.resolve(&made.owner, &made.connection_id).await;
+        let Some(v1::credential::Kind::Oauth2(token)) = resolved.credential.unwrap().kind else { panic!() };
+        token.access_token
+    }
+
+    /// Connects an account without asking anybody.
+    pub(crate) async fn create(
+        &self,
+        provider_id: &str,
+        method: v1::AuthMethod,
+        credentials: &[(&str, &str)],
+    ) -> Result<v1::Connection, Status> {
+        let request = create(provider_id, method, credentials);
+        let made = self.world.connections().create_connection(request).await?;
+        Ok(made.into_inner().connection.unwrap())
+    }
+
+    /// Deletes a connection.
+    pub(crate) async fn delete(&self, made: &v1::Connection) {
+        let request = v1::DeleteConnectionRequest {
+            organization_id: ACME.into(),
+            connection_id: made.connection_id.clone(),
+            ..Default::default()
+        };
+        self.world.connections().delete_connection(request).await.unwrap();
+    }
+
     pub(crate) async fn connection(&self, id: &str) -> v1::Connection {
         let request = v1::GetConnectionRequest { organization_id: ACME.into(), connection_id: id.to_owned() };
         self.world.connections().get_connection(request).await.unwrap().into_inner().connection.unwrap()
@@ -213,6 +298,22 @@ pub(crate) fn start(owner: &str) -> v1::StartAuthorizationRequest {
     }
 }
 
+/// A request to connect an account without asking anybody.
+pub(crate) fn create(
+    provider_id: &str,
+    method: v1::AuthMethod,
+    credentials: &[(&str, &str)],
+) -> v1::CreateConnectionRequest {
+    v1::CreateConnectionRequest {
+        organization_id: ACME.into(),
+        owner: "user:ada".into(),
+        provider_id: provider_id.into(),
+        auth_method: method.into(),
+        credentials: credentials.iter().map(|&(name, value)| (name.into(), value.into())).collect(),
+        ..Default::default()
+    }
+}
+
 /// What a page says, as text.
 pub(crate) fn text(page: &Page) -> String {
     String::from_utf8_lossy(page.body.as_ref()).into_owned()
@@ -228,6 +329,10 @@ pub(crate) fn with_parameters(url: &Url, change: impl FnOnce(&mut Vec<(String, S
 }
 
 fn definition(id: &str, provider: &Provider, setup: &Setup<'_>) -> String {
+    if !setup.demo.is_empty() {
+        let localhost = format!("http://localhost:{}", provider.address().port());
+        return setup.demo.replace("HERE", &provider.issuer()).replace("LOCALHOST", &localhost);
+    }
     let at = |path: &str| provider.url(path);
     let text = format!(
         "id: {id}\nname: Demo\ndocumentation_url: https://example.com/docs\nfacts_checked: 2026-11-26\n\
@@ -264,6 +369,7 @@ fn method(name: &str) -> String {
     )
 }
 
+/// A port of loopback that nobody uses now.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

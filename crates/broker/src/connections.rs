@@ -407,7 +407,7 @@ pub(crate) fn summary(credential: &Credential) -> BTreeMap<String, String> {
 }
 
 /// The account, whose id is the value of a field where the method says so.
-fn account_of(
+pub(crate) fn account_of(
     method: &Method,
     credential: &Credential,
     given: Account,

@@ -10,8 +10,8 @@ peer.sqlite3 of the current folder if not set), UNTIL_STDIN_ENDS (1: stop when t
 nothing outlives whoever started it).
 
 Clients: broker, and machine, which acts for itself; each has the secret `<id>-secret`, in the header or in the
-body. The one account is alice. The endpoints are /o/authorize/, /o/token/, /o/revoke_token/ and /o/introspect/;
-there is no `iss`. A refresh token that comes again when it must not ends its family.
+body. The one account is alice. The endpoints are /o/authorize/, /o/token/, /o/revoke_token/ and /o/introspect/; GET
+/me says whose a token is; there is no `iss`. A refresh token that comes again when it must not ends its family.
 
 Knobs: GET /_control/counts   calls by path
        POST /_control/faults  a JSON fault, for the next calls of a path:
@@ -87,7 +87,20 @@ class AlwaysAlice:
 
 
 django.setup()
-urlpatterns = [path("o/", include("oauth2_provider.urls", namespace="oauth2_provider"))]
+
+
+def me(request):
+    from django.http import JsonResponse
+    from oauth2_provider.decorators import protected_resource
+
+    tell = protected_resource()(lambda request: JsonResponse({"id": request.resource_owner.username}))
+    return tell(request)
+
+
+urlpatterns = [
+    path("o/", include("oauth2_provider.urls", namespace="oauth2_provider")),
+    path("me", me),
+]
 
 
 def fill():

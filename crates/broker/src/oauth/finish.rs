@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use keyholder_catalog::oauth2::{RefreshWith, Reuse};
 use keyholder_catalog::{Method, Provider, TestedAccount};
 use keyholder_domain::{
     Account, AuditKind, Authorization, AuthorizationFailure, AuthorizationState, Connection, ConnectionId,
@@ -44,13 +45,13 @@ pub(crate) struct Issued {
     pub(crate) time: Timestamp,
 }
 
-/// An answer that was kept.
-pub(crate) struct Kept {
+/// A provider's answer that was kept before anything was made of it.
+pub(crate) struct KeptAnswer {
     pub(crate) answer: TokenAnswer,
-    /// When it came, which may be long ago.
-    pub(crate) time: Timestamp,
     /// Settings from the redirect.
-    learned: BTreeMap<String, String>,
+    pub(crate) learned: BTreeMap<String, String>,
+    /// When it came: lifetimes count from here, however much later they are read.
+    pub(crate) time: Timestamp,
 }
 
 impl Broker {
@@ -106,7 +107,13 @@ impl Broker {
         learned: BTreeMap<String, String>,
     ) -> Result<Authorization, BrokerError> {
         let authorization = &stored.authorization;
-        let client = self.client_of_flow(authorization, provider).await?;
+        let client = match self.client_of_flow(authorization, provider).await {
+            // It was there when the flow was begun, and is gone.
+            Err(BrokerError::OAuthClientMissing) => {
+                return self.fail(stored, AuthorizationFailure::ClientRefused).await;
+            }
+            client => client?,
+        };
         let speaks = server(provider, &client, &authorization.config)?;
         let answer = match self.0.upstream.ask_for_tokens(&speaks, request, self.now()).await {
             Ok(answer) => answer,
@@ -178,16 +185,17 @@ impl Broker {
         let provider = self.known_provider(&authorization.provider_id)?;
         let method = provider.method(authorization.auth_method).ok_or(BrokerError::ProviderNotFound)?;
         let client = self.client_of_flow(authorization, provider).await?;
-        let Kept { answer, time, learned: mut config } = self.open_answer(stored).await?;
+        let mut kept = self.open_answer(stored).await?;
+        let mut config = std::mem::take(&mut kept.learned);
         config.extend(authorization.config.clone());
         let secrets = self.flow_secrets(stored).await?;
         let nonce = secrets.get(NONCE);
         // A kept answer that is an error stays one, however passing: the code in it is spent.
         let speaks = server(provider, &client, &config)?;
-        if let Err(fault) = speaks.read(&answer, nonce, time) {
+        if let Err(fault) = speaks.read(&kept.answer, nonce, kept.time) {
             return self.not_granted(stored, fault).await;
         }
-        let issued = self.issue(provider, method, &client, config, (&answer, time), nonce).await;
+        let issued = self.issue(provider, method, &client, config, &kept, nonce).await;
         match issued {
             Ok(mut issued) => {
                 if issued.tokens.refresh_token.is_none() {
@@ -212,20 +220,24 @@ impl Broker {
         method: &Method,
         client: &Client,
         config: BTreeMap<String, String>,
-        (answer, mut time): (&TokenAnswer, Timestamp),
+        kept: &KeptAnswer,
         nonce: Option<&SecretString>,
     ) -> Result<Issued, TokenFault> {
         let recipe = provider.oauth2.as_deref().ok_or(TokenFault::Unrenderable("there is no recipe"))?;
         let speaks = Server { provider, recipe, client, config: &config };
-        let mut tokens = speaks.read(answer, nonce, time)?;
+        let mut time = kept.time;
+        let mut tokens = speaks.read(&kept.answer, nonce, time)?;
         if recipe.exchange.is_some() && method.method == keyholder_domain::AuthMethod::OAuth2Code {
             let request = TokenRequest::Exchange { token: &tokens.access_token };
             let answer = self.0.upstream.ask_for_tokens(&speaks, &request, self.now()).await?;
             time = self.now();
             let longer = speaks.read(&answer, None, time)?;
+            let mut config = tokens.config;
+            config.extend(longer.config);
             tokens = TokenSet {
                 scopes: longer.scopes.or(tokens.scopes),
                 account: longer.account.or(tokens.account),
+                config,
                 ..longer
             };
         }
@@ -382,8 +394,7 @@ impl Broker {
             (None, Some(stored)) => self.kept_refresh_token(stored, authorization).await?,
             (None, None) => None,
         };
-        let renewal =
-            refresh_token.map(|token| Credential::from_fields([(REFRESH_TOKEN.to_owned(), token)].into()));
+        let renewal = renewal_of(provider, refresh_token);
         let tokens = self.facts(authorization, provider, issued, renewal.is_some());
         let (is_new, mut stored) = match target {
             None => {
@@ -441,12 +452,9 @@ impl Broker {
         issued: &Issued,
         renewable: bool,
     ) -> Tokens {
-        use keyholder_catalog::oauth2::{RefreshWith, Reuse};
         let refresh = provider.oauth2.as_deref().map(|recipe| &recipe.refresh);
         let after =
             |wait: Option<Duration>| wait.and_then(|wait| issued.time.checked_add(wait.try_into().ok()?));
-        let by_access_token = refresh.is_some_and(|refresh| refresh.with == RefreshWith::AccessToken);
-        let renewable = renewable || by_access_token;
         let expected = refresh.is_some_and(|refresh| refresh.reuse != Reuse::NoRefresh);
         Tokens {
             client_id: authorization.client_id.clone(),
@@ -603,7 +611,7 @@ impl Broker {
     }
 
     /// A kept answer.
-    pub(crate) async fn open_answer(&self, stored: &StoredAuthorization) -> Result<Kept, BrokerError> {
+    pub(crate) async fn open_answer(&self, stored: &StoredAuthorization) -> Result<KeptAnswer, BrokerError> {
         let authorization = &stored.authorization;
         let sealed = stored.sealed_answer.as_deref().ok_or(BrokerError::AuthorizationNotReady)?;
         let row = authorization.id.to_string();
@@ -621,7 +629,7 @@ impl Broker {
         });
         let time = text("time").parse().ok().and_then(|time| Timestamp::from_unix_timestamp(time).ok());
         // Without its moment, it came when the flow began: a token must not be believed to live longer than it does.
-        Ok(Kept { answer, time: time.unwrap_or(authorization.create_time), learned: learned.collect() })
+        Ok(KeptAnswer { answer, time: time.unwrap_or(authorization.create_time), learned: learned.collect() })
     }
 }
 
@@ -637,6 +645,16 @@ pub(crate) fn caller_of(authorization: &Authorization) -> Caller<'_> {
 /// The part of what was issued that is released.
 pub(crate) fn credential(issued: &Issued) -> Credential {
     Credential::from_fields([(ACCESS_TOKEN.to_owned(), issued.tokens.access_token.clone())].into())
+}
+
+/// What gets the next access token: the refresh token or, where the access token renews itself, nothing but the fact.
+pub(crate) fn renewal_of(provider: &Provider, refresh_token: Option<SecretString>) -> Option<Credential> {
+    let by_itself =
+        provider.oauth2.as_deref().is_some_and(|recipe| recipe.refresh.with == RefreshWith::AccessToken);
+    match refresh_token {
+        Some(token) => Some(Credential::from_fields([(REFRESH_TOKEN.to_owned(), token)].into())),
+        None => by_itself.then(|| Credential::from_fields(BTreeMap::new())),
+    }
 }
 
 pub(crate) fn renewal_spot<'a>(connection: &'a Connection, row: &'a str, generation: Generation) -> Spot<'a> {

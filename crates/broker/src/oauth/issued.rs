@@ -4,21 +4,22 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use keyholder_catalog::oauth2::Reuse;
 use keyholder_catalog::{Method, Provider};
 use keyholder_domain::{
     AuditKind, AuthMethod, Authorization, AuthorizationFailure, AuthorizationId, AuthorizationState,
     Connection, ConnectionId, ConnectionState, Generation, Scopes, Text, Tokens,
 };
 use keyholder_store::{NewAuthorization, NewConnection, StoredAuthorization};
-use keyholder_upstream::oauth::{Client, TokenAnswer, TokenRequest, TokenSet};
+use keyholder_upstream::oauth::{Client, TokenFault, TokenRequest, TokenSet};
 use keyholder_vault::{Credential, ExposeSecret as _, SecretString, random_bytes};
 
 use super::authorize::{default_scopes, flow_spot, provider_fault};
 use super::browser::LEASE;
-use super::finish::{ACCESS_TOKEN, Issued, REFRESH_TOKEN, credential, renewal_spot};
+use super::finish::{ACCESS_TOKEN, Issued, KeptAnswer, REFRESH_TOKEN, credential, renewal_of, renewal_spot};
 use super::server;
 use crate::audit::Refused;
-use crate::connections::{CreateConnection, same_request, seal, summary};
+use crate::connections::{CreateConnection, account_of, same_request, seal, summary};
 use crate::credentials::{check_config, check_credential};
 use crate::error::FieldError;
 use crate::{Broker, BrokerError, Caller};
@@ -35,7 +36,7 @@ impl Broker {
     pub(crate) async fn create_issued(
         &self,
         caller: &Caller<'_>,
-        create: CreateConnection,
+        mut create: CreateConnection,
         provider: &Provider,
         method: &Method,
     ) -> Result<Connection, BrokerError> {
@@ -54,6 +55,7 @@ impl Broker {
             }
             _ => check_credential(method, create.credentials.clone(), &mut errors),
         };
+        create.account = account_of(method, &given, create.account, &mut errors);
         if !errors.is_empty() {
             let about = Refused { provider_id: &provider.id, connection: None, config: &create.config };
             return Err(self.refuse_fields(caller, &about, errors).await);
@@ -109,10 +111,14 @@ impl Broker {
             _ => return self.import(create, provider, method, &client, given).await,
         };
         let answer = self.0.upstream.ask_for_tokens(&speaks, &request, self.now()).await;
-        let answer: TokenAnswer = answer.map_err(provider_fault)?;
-        let came = (&answer, self.now());
-        let issued = self.issue(provider, method, &client, create.config.clone(), came, None).await;
-        let issued = issued.map_err(provider_fault)?;
+        let fault = |fault| match (fault, given.get("client_id")) {
+            // The owner's own client: no operator has anything to look at.
+            (TokenFault::Client, Some(_)) => BrokerError::ProviderRefused,
+            (fault, _) => provider_fault(fault),
+        };
+        let kept = KeptAnswer { answer: answer.map_err(fault)?, learned: BTreeMap::new(), time: self.now() };
+        let issued = self.issue(provider, method, &client, create.config.clone(), &kept, None).await;
+        let issued = issued.map_err(fault)?;
         let client_id = Text::parse(&client.id).map_err(|_| BrokerError::OAuthClientMissing)?;
         Ok(Got { client_id, issued, renewal: Some(given) })
     }
@@ -163,10 +169,7 @@ impl Broker {
             .account_of_token(provider, method, client, &answer.access_token, &create.config)
             .await
             .map_err(provider_fault)?;
-        let renewal = answer
-            .refresh_token
-            .clone()
-            .map(|token| Credential::from_fields([(REFRESH_TOKEN.to_owned(), token)].into()));
+        let renewal = renewal_of(provider, answer.refresh_token.clone());
         let client_id = Text::parse(&client.id).map_err(|_| BrokerError::OAuthClientMissing)?;
         let issued = Issued { tokens: answer, config: create.config.clone(), account, time: self.now() };
         Ok(Got { client_id, issued, renewal })
@@ -272,10 +275,9 @@ impl Broker {
         let now = self.now();
         let Got { client_id, issued, renewal } = got;
         let credential = credential(&issued);
-        let expected = provider
-            .oauth2
-            .as_deref()
-            .is_some_and(|recipe| recipe.refresh.reuse != keyholder_catalog::oauth2::Reuse::NoRefresh);
+        let expected =
+            provider.oauth2.as_deref().is_some_and(|recipe| recipe.refresh.reuse != Reuse::NoRefresh);
+        let renewable = renewal.is_some();
         let account = if create.account.id.is_empty() { issued.account.clone() } else { create.account };
         let connection = Connection {
             id: ConnectionId::new(now, random_bytes()),
@@ -295,8 +297,8 @@ impl Broker {
                 client_id,
                 asked,
                 expire_time: issued.tokens.expire_time,
-                renewable: renewal.is_some(),
-                renewal_missing: expected && renewal.is_none() && issued.tokens.expire_time.is_some(),
+                renewable,
+                renewal_missing: expected && !renewable && issued.tokens.expire_time.is_some(),
                 idle_expire_time: issued.tokens.refresh_expire_time,
                 absolute_expire_time: None,
             }),
@@ -312,7 +314,7 @@ impl Broker {
             let row = connection.id.to_string();
             let spot = renewal_spot(&connection, &row, connection.generation);
             sealed.renewal = Some(Self::seal_fields(&key, spot, renewal));
-            if method.method != AuthMethod::OAuth2Code {
+            if !matches!(method.method, AuthMethod::OAuth2Code | AuthMethod::OAuth2Device) {
                 // The access token is another one each time; what the owner typed in is what tells accounts apart.
                 sealed.fingerprint = key.fingerprint("renewal", renewal);
             }

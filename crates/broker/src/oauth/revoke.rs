@@ -1,18 +1,23 @@
 //! Tokens that are given back to their provider when a connection goes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use keyholder_domain::{AuditKind, Connection, Generation, RevocationRunId};
+use keyholder_catalog::Provider;
+use keyholder_domain::{AuditKind, AuthMethod, Connection, Generation, RevocationRunId};
 use keyholder_store::{
     Change, NewAuditEvent, NewRevocation, RevocationOutcome, StoredAuthorization, StoredConnection,
     StoredRevocation,
 };
-use keyholder_upstream::oauth::{Revoked, TokenFault};
-use keyholder_vault::{Credential, SecretString};
+use keyholder_upstream::oauth::{Client, Revoked, TokenFault};
+use keyholder_vault::{Credential, ExposeSecret as _, SecretString};
 
 use super::finish::{ACCESS_TOKEN, REFRESH_TOKEN, caller_of};
 use super::{Spot, server};
 use crate::{Broker, BrokerError, Caller};
+
+/// The owner's own client, to which tokens were issued: it is known nowhere else.
+const OWN_CLIENT: [&str; 2] = ["client_id", "client_secret"];
 
 /// How long one attempt has the tokens to itself, in seconds: longer than every deadline of egress, for two calls.
 const LEASE: f64 = 60.0;
@@ -40,10 +45,12 @@ impl Broker {
         if let Ok(credential) = self.open_stored(stored).await {
             fields.extend(credential.into_fields());
         }
-        if let Ok(Some(renewal)) = self.open_renewal(stored).await
-            && let Some(token) = renewal.get(REFRESH_TOKEN)
-        {
-            fields.insert(REFRESH_TOKEN.to_owned(), token.clone());
+        if let Ok(Some(renewal)) = self.open_renewal(stored).await {
+            let own = stored.connection.auth_method == AuthMethod::OAuth2ClientCredentials;
+            let kept: &[&str] = if own { &OWN_CLIENT } else { &[REFRESH_TOKEN] };
+            fields.extend(
+                kept.iter().filter_map(|name| Some(((*name).to_owned(), renewal.get(name)?.clone()))),
+            );
         }
         if fields.is_empty() {
             return Ok(());
@@ -79,11 +86,11 @@ impl Broker {
             return Ok(());
         }
         let authorization = &stored.authorization;
-        let answer = self.open_answer(stored).await?.answer;
+        let kept = self.open_answer(stored).await?;
         let provider = self.known_provider(&authorization.provider_id)?;
         let Ok(client) = self.client_of_flow(authorization, provider).await else { return Ok(()) };
         // Also where the answer is of no use to us: what it holds is alive all the same.
-        let tokens = server(provider, &client, &authorization.config)?.tokens_in(&answer);
+        let tokens = server(provider, &client, &authorization.config)?.tokens_in(&kept.answer);
         let named = [ACCESS_TOKEN, REFRESH_TOKEN].into_iter().zip(tokens);
         let fields: std::collections::BTreeMap<String, SecretString> =
             named.filter_map(|(name, token)| Some((name.to_owned(), token?))).collect();
@@ -137,13 +144,6 @@ impl Broker {
 
     async fn try_revoke(&self, revocation: &StoredRevocation) -> Result<Revoked, Attempt> {
         let Ok(provider) = self.known_provider(&revocation.provider_id) else { return Err(Attempt::Never) };
-        let client =
-            self.client_of(&revocation.organization_id, provider, revocation.client_id.as_str()).await;
-        let client = match client {
-            Ok(client) => client,
-            Err(BrokerError::OAuthClientMissing) => return Err(Attempt::Never),
-            Err(error) => return Err(Attempt::Ours(error)),
-        };
         let row = revocation.connection_id.to_string();
         let spot = Spot {
             organization_id: &revocation.organization_id,
@@ -152,11 +152,35 @@ impl Broker {
             generation: revocation.generation,
         };
         let tokens = self.open_fields(spot, &revocation.sealed_tokens).await.map_err(Attempt::Ours)?;
+        let client = self.client_for_revocation(revocation, provider, &tokens).await?;
         let speaks = server(provider, &client, &revocation.config).map_err(Attempt::Ours)?;
         self.0.upstream.revoke(&speaks, &tokens, self.now()).await.map_err(|fault| match fault {
             TokenFault::Unrenderable(_) => Attempt::Never,
             TokenFault::NoAnswer(error) if !error.is_retryable() => Attempt::Never,
             fault => Attempt::Provider(fault),
+        })
+    }
+
+    /// As whom tokens are given back: as the client that they were issued to.
+    async fn client_for_revocation(
+        &self,
+        revocation: &StoredRevocation,
+        provider: &Provider,
+        tokens: &Credential,
+    ) -> Result<Arc<Client>, Attempt> {
+        let [id, secret] = OWN_CLIENT.map(|name| tokens.get(name));
+        if id.is_some() || revocation.client_id.is_empty() {
+            return Ok(Arc::new(Client {
+                id: id.map_or_else(String::new, |id| id.expose_secret().to_owned()),
+                secrets: secret.cloned().into_iter().collect(),
+                key: None,
+            }));
+        }
+        let client =
+            self.client_of(&revocation.organization_id, provider, revocation.client_id.as_str()).await;
+        client.map_err(|error| match error {
+            BrokerError::OAuthClientMissing => Attempt::Never,
+            error => Attempt::Ours(error),
         })
     }
 

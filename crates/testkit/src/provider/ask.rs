@@ -54,6 +54,18 @@ impl Ask {
         if self.method == Method::POST { &self.form } else { &self.query }
     }
 
+    /// Gives parameters that come under names of the provider's own their standard names. What comes under a standard
+    /// name that has another is not understood.
+    pub(super) fn rename(&mut self, names: &[(String, String)]) {
+        for (key, _) in self.query.iter_mut().chain(&mut self.form) {
+            if let Some((standard, _)) = names.iter().find(|(_, own)| own == key) {
+                key.clone_from(standard);
+            } else if names.iter().any(|(standard, _)| standard == key) {
+                key.insert(0, '?');
+            }
+        }
+    }
+
     /// The credentials after a scheme of the `Authorization` header.
     pub(super) fn authorization(&self, scheme: &str) -> Option<&str> {
         let (said, credentials) = self.header(header::AUTHORIZATION).split_once(' ')?;

@@ -13,6 +13,10 @@ pub struct Manners {
     /// Whether a code needs PKCE.
     pub pkce: Pkce,
 
+    // === What is asked ===
+    /// Other names for parameters: the standard's, which is not understood any more, and the one in its place.
+    pub names: Vec<(String, String)>,
+
     // === What comes back on the redirect ===
     /// The issuer on the redirect (RFC 9207).
     pub issuer: Issuer,
@@ -80,6 +84,7 @@ impl Default for Manners {
             consent: Consent::Ask,
             account: "ada".to_owned(),
             pkce: Pkce::Required,
+            names: Vec::new(),
             issuer: Issuer::Right,
             state: None,
             redirect_extra: Vec::new(),

@@ -91,7 +91,12 @@ struct Arrived {
     barrier: Option<Barrier>,
 }
 
-async fn work(shared: Arc<Shared>, ask: Ask, call: Arrived, fault: Option<Fault>) -> (Reply, Option<Effect>) {
+async fn work(
+    shared: Arc<Shared>,
+    mut ask: Ask,
+    call: Arrived,
+    fault: Option<Fault>,
+) -> (Reply, Option<Effect>) {
     let at_gate = async |stage| match &call.barrier {
         Some(barrier) if barrier.stage == stage => barrier.pass().await,
         _ => {}
@@ -105,16 +110,17 @@ async fn work(shared: Arc<Shared>, ask: Ask, call: Arrived, fault: Option<Fault>
     at_gate(Stage::Before).await;
     delay(Stage::Before).await;
     let works = fault.as_ref().is_none_or(|fault| fault.effect.works(fault.stage));
-    let reply = if works { shared.work(&ask, call.number) } else { Reply::new(200, "text/plain", "") };
+    let reply = if works { shared.work(&mut ask, call.number) } else { Reply::new(200, "text/plain", "") };
     at_gate(Stage::After).await;
     delay(Stage::After).await;
     (reply, fault.map(|fault| fault.effect))
 }
 
 impl Shared {
-    fn work(&self, ask: &Ask, number: u64) -> Reply {
+    fn work(&self, ask: &mut Ask, number: u64) -> Reply {
         let now = self.now();
         let mut state = self.lock();
+        ask.rename(&state.desk.manners.names);
         let reply = state.desk.answer(ask, now);
         state.history.change(number, |call| call.outcome = reply.outcome.clone());
         reply

@@ -61,6 +61,10 @@ impl Server<'_> {
         let secret = self.client.secrets.get(number);
         let id = ("client_id", SecretString::from(self.client.id.as_str()));
         let parameters = |parameters| Ok(Proof { header: None, parameters });
+        if self.client.id.is_empty() {
+            // An assertion said who asks, and there is no client.
+            return parameters(Vec::new());
+        }
         match (self.recipe.client_authentication, secret) {
             (ClientAuthentication::PrivateKeyJwt, _) => {
                 let assertion = ("client_assertion", self.client_assertion(now)?);
@@ -83,10 +87,10 @@ impl Server<'_> {
         }
     }
 
-    /// The client's id and newest secret behind `Basic`, as they are.
-    pub(super) fn basic_proof(&self) -> Result<SecretString, TokenFault> {
+    /// The client's id and one of its secrets behind `Basic`, as they are.
+    pub(super) fn basic_proof(&self, number: usize) -> Result<SecretString, TokenFault> {
         let secret =
-            self.client.secrets.first().ok_or(TokenFault::Unrenderable("the client has no secret"))?;
+            self.client.secrets.get(number).ok_or(TokenFault::Unrenderable("the client has no secret"))?;
         Ok(basic(&self.client.id, secret.expose_secret()))
     }
 

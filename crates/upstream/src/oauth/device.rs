@@ -4,6 +4,7 @@ use keyholder_domain::{Scopes, Timestamp};
 use keyholder_vault::{ExposeSecret as _, SecretString};
 use oauth2::StandardDeviceAuthorizationResponse;
 
+use super::client::Proof;
 use super::{Server, TokenAnswer, TokenFault};
 use crate::Upstream;
 
@@ -30,11 +31,29 @@ impl std::fmt::Debug for DeviceCode {
 }
 
 impl Upstream {
-    /// Begins a device flow (RFC 8628, section 3.1).
+    /// Begins a device flow (RFC 8628, section 3.1). Where the server does not take the client, it is asked again with the
+    /// client's other secret.
     pub async fn ask_for_device_code(
         &self,
         server: &Server<'_>,
         scopes: &Scopes,
+        now: Timestamp,
+    ) -> Result<DeviceCode, TokenFault> {
+        let last = server.proofs() - 1;
+        for number in 0..last {
+            match self.ask_once(server, scopes, server.proof(number, now)?, now).await {
+                Err(TokenFault::Client) => {}
+                answered => return answered,
+            }
+        }
+        self.ask_once(server, scopes, server.proof(last, now)?, now).await
+    }
+
+    async fn ask_once(
+        &self,
+        server: &Server<'_>,
+        scopes: &Scopes,
+        proof: Proof,
         now: Timestamp,
     ) -> Result<DeviceCode, TokenFault> {
         let endpoint = server.recipe.device.as_ref().ok_or(TokenFault::Unrenderable("there is no device"))?;
@@ -46,7 +65,6 @@ impl Upstream {
         if !scopes.is_empty() {
             parameters.push(("scope".to_owned(), server.joined(scopes).into()));
         }
-        let proof = server.proof(0, now)?;
         parameters.extend(proof.parameters.into_iter().map(|(name, value)| (name.to_owned(), value)));
         if proof.header.is_some() {
             parameters.push(("client_id".to_owned(), server.client.id.as_str().into()));
@@ -67,27 +85,35 @@ impl Upstream {
 }
 
 fn read(server: &Server<'_>, answer: &TokenAnswer, now: Timestamp) -> Result<DeviceCode, TokenFault> {
+    // What a token endpoint says with an error, a device endpoint says with the same; some say it with 200.
+    let refusal = || {
+        let fault = server.read(answer, None, now).err();
+        fault.unwrap_or(TokenFault::Unusable("no device code came"))
+    };
     if answer.status != 200 {
-        // What a token endpoint says with an error, a device endpoint says with the same.
-        return Err(server
-            .read(answer, None, now)
-            .err()
-            .unwrap_or(TokenFault::Unusable("no device code came")));
+        return Err(refusal());
     }
     let read: StandardDeviceAuthorizationResponse =
-        serde_json::from_slice(&answer.body).map_err(|_| TokenFault::Unusable("no device code came"))?;
+        serde_json::from_slice(&answer.body).map_err(|_| refusal())?;
     if read.device_code().secret().is_empty() || read.user_code().secret().is_empty() {
         return Err(TokenFault::Unusable("no device code came"));
+    }
+    let verification_uri_complete = read.verification_uri_complete().map(|uri| uri.secret().clone());
+    let pages = [Some(read.verification_uri().as_str()), verification_uri_complete.as_deref()];
+    if !pages.into_iter().flatten().all(is_page) {
+        return Err(TokenFault::Unusable("the page to type the code in is none"));
     }
     Ok(DeviceCode {
         device_code: read.device_code().secret().as_str().into(),
         user_code: read.user_code().secret().clone(),
         verification_uri: read.verification_uri().to_string(),
-        verification_uri_complete: read
-            .verification_uri_complete()
-            .map(|uri| uri.secret().clone())
-            .unwrap_or_default(),
+        verification_uri_complete: verification_uri_complete.unwrap_or_default(),
         interval: read.interval().as_secs(),
         expires_in: read.expires_in().as_secs(),
     })
+}
+
+/// Whether somebody's browser may be sent there: apps make links of it, and a link can hold a script.
+fn is_page(uri: &str) -> bool {
+    url::Url::parse(uri).is_ok_and(|uri| matches!(uri.scheme(), "https" | "http") && uri.has_host())
 }

@@ -35,22 +35,48 @@ impl Upstream {
             RefreshWith::AccessToken => vec![access_token],
         };
         for token in given_back.into_iter().flatten() {
-            let request = self.revocation(server, recipe, token, access_token, now)?;
-            let answer = self.send(request, now).await?;
-            if !recipe.good.contains(&answer.status) {
-                // 503 and every other answer say that the token may still be alive (RFC 7009, section 2.2.1).
-                return Err(TokenFault::Passing { retry_after: answer.retry_after });
-            }
+            self.give_back(server, recipe, (token, access_token), now).await?;
         }
         Ok(Revoked::Done)
+    }
+
+    /// Gives one token back; where the server does not take the client's newest secret, with the one before it.
+    async fn give_back(
+        &self,
+        server: &Server<'_>,
+        recipe: &Revoke,
+        tokens: (&SecretString, Option<&SecretString>),
+        now: Timestamp,
+    ) -> Result<(), TokenFault> {
+        let proofs = match recipe.authentication {
+            RevokeAuthentication::Client => server.proofs(),
+            RevokeAuthentication::Basic => server.client.secrets.len().max(1),
+            RevokeAuthentication::Bearer | RevokeAuthentication::None => 1,
+        };
+        let mut passing = TokenFault::Passing { retry_after: None };
+        for number in 0..proofs {
+            let request = self.revocation(server, recipe, tokens, number, now)?;
+            let answer = self.send(request, now).await?;
+            if recipe.good.contains(&answer.status) {
+                return Ok(());
+            }
+            // 503 and every other answer say that the token may still be alive (RFC 7009, section 2.2.1).
+            passing = TokenFault::Passing { retry_after: answer.retry_after };
+            let refused =
+                answer.status == 401 || server.read(&answer, None, now).err() == Some(TokenFault::Client);
+            if !refused {
+                break;
+            }
+        }
+        Err(passing)
     }
 
     fn revocation(
         &self,
         server: &Server<'_>,
         recipe: &Revoke,
-        token: &SecretString,
-        access_token: Option<&SecretString>,
+        (token, access_token): (&SecretString, Option<&SecretString>),
+        number: usize,
         now: Timestamp,
     ) -> Result<Request, TokenFault> {
         let mut parameters: Vec<(String, SecretString)> = server
@@ -61,13 +87,13 @@ impl Upstream {
         parameters.push((recipe.token_name.clone(), token.clone()));
         let authorization = match recipe.authentication {
             RevokeAuthentication::None => None,
-            RevokeAuthentication::Basic => Some(server.basic_proof()?),
+            RevokeAuthentication::Basic => Some(server.basic_proof(number)?),
             RevokeAuthentication::Bearer => {
                 let token = access_token.unwrap_or(token).expose_secret();
                 Some(SecretString::from(format!("Bearer {token}")))
             }
             RevokeAuthentication::Client => {
-                let proof = server.proof(0, now)?;
+                let proof = server.proof(number, now)?;
                 let proofs = proof.parameters.into_iter();
                 parameters.extend(proofs.map(|(name, value)| (server.recipe.name(name).to_owned(), value)));
                 proof.header
