@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use crate::harness::{binary, eventually};
+use crate::harness::{binary, eventually, send_signal};
 
 struct Dev {
     child: Child,
@@ -20,6 +20,7 @@ impl Dev {
             .args(arguments)
             .env("KEYHOLDER_GRPC__LISTEN", "127.0.0.1:0")
             .env("KEYHOLDER_ADMIN__LISTEN", "127.0.0.1:0")
+            .env("KEYHOLDER_WEB__LISTEN", "127.0.0.1:0")
             // Somebody's own database is none of its business.
             .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/mine")
             .stdin(Stdio::null())
@@ -45,8 +46,7 @@ impl Dev {
     }
 
     fn signal(&self, signal: &str) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
+        send_signal(self.child.id(), signal);
     }
 }
 
@@ -70,9 +70,15 @@ fn walks_keeps_its_data_and_leaves_no_process_behind() {
     let dir = parent.path().join("dev");
     let mut dev = Dev::start(&dir, &["--walk"]);
     let text = dev.until_serving();
-    for expected in
-        ["1. Connect.", "enc:v1:dk_", "Authorization: Bearer sk-demo-", "GRANT_REVOKED", "grpcurl -max-time"]
-    {
+    for expected in [
+        "1. Connect.",
+        "enc:v1:dk_",
+        "Authorization: Bearer sk-demo-",
+        "GRANT_REVOKED",
+        "6. Consent.",
+        "/connect/",
+        "grpcurl -max-time",
+    ] {
         assert!(text.contains(expected), "{expected} is missing in\n{text}");
     }
     assert!(postmaster(&dir).is_some());

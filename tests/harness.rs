@@ -246,8 +246,7 @@ impl Server {
 
     /// Sends a signal, such as `TERM`.
     pub(crate) fn signal(&self, signal: &str) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
+        send_signal(self.child.id(), signal);
     }
 
     fn spawn(dir: &Path, database_url: &str, name: &str) -> Self {
@@ -285,6 +284,12 @@ impl Server {
             log_lines(&self.log).into_iter().find(|line| line["message"] == message)
         })
     }
+}
+
+/// Sends a process a signal. The shell does it: a bare machine has no program for it.
+pub(crate) fn send_signal(process_id: u32, signal: &str) {
+    let kill = format!("kill -s {signal} {process_id}");
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
 }
 
 /// The JSON lines of a log.

@@ -11,6 +11,8 @@ mod command_line;
 #[cfg(test)]
 mod corpora;
 #[cfg(test)]
+mod denials;
+#[cfg(test)]
 mod dependencies;
 #[cfg(test)]
 mod dev;
@@ -22,6 +24,8 @@ mod fault_proxy;
 mod flow;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod limits;
 #[cfg(test)]
 mod lists;
 #[cfg(test)]
@@ -37,9 +41,13 @@ mod provider;
 #[cfg(test)]
 mod release;
 #[cfg(test)]
+mod rendering;
+#[cfg(test)]
 mod sealing;
 #[cfg(test)]
 mod secrets;
+#[cfg(test)]
+mod shutdown;
 #[cfg(test)]
 mod tenancy;
 #[cfg(test)]

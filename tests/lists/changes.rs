@@ -37,8 +37,7 @@ async fn every_change_gives_a_new_etag_and_needs_the_one_before_it() {
     let mut seen = vec![made.etag.clone()];
     let named = |etag: &str| v1::Connection { etag: etag.into(), ..edited(&made) };
     seen.push(update(&world, named(&seen[0]), &["display_name"]).await.unwrap().etag);
-    // The same once more is a change too.
-    seen.push(update(&world, named(&seen[1]), &["display_name"]).await.unwrap().etag);
+    seen.push(update(&world, named(&seen[1]), &["labels"]).await.unwrap().etag);
     seen.push(replace(&world, id, &[("token", "ghp_2")], &seen[2]).await.unwrap().etag);
     seen.push(disable(&world, id, "lost", &seen[3]).await.unwrap().etag);
     seen.push(enable(&world, id, &seen[4]).await.unwrap().etag);
@@ -63,6 +62,31 @@ async fn every_change_gives_a_new_etag_and_needs_the_one_before_it() {
     let stale = revoke(&world, &grant.grant_id, &grant.etag).await;
     assert_refused(stale, Code::FailedPrecondition, "ETAG_MISMATCH");
     assert_eq!(revoke(&world, &grant.grant_id, &revoked.etag).await.unwrap(), revoked);
+}
+
+#[tokio::test]
+async fn an_update_that_changes_nothing_leaves_no_trace() {
+    let world = World::start();
+    let made = create(&world, github("ghp_1")).await.unwrap();
+    let trace = || {
+        world.sql(
+            "SELECT (SELECT count(*) FROM audit_events), (SELECT change FROM organizations),
+                    (SELECT md5(c::text) FROM connections c)",
+        )
+    };
+    let before = trace();
+    let all = &["display_name", "scopes", "config", "labels"];
+    for mask in [&all[..], &all[..1], &all[1..2], &all[2..3], &all[3..]] {
+        assert_eq!(update(&world, made.clone(), mask).await.unwrap(), made, "{mask:?}");
+    }
+    assert_eq!(trace(), before);
+
+    let changed = update(&world, edited(&made), &["labels"]).await.unwrap();
+    assert_ne!(changed.etag, made.etag);
+    // A stale etag is stale, whether or not there is anything to change.
+    let stale = v1::Connection { etag: made.etag.clone(), ..changed };
+    let refused = update(&world, stale, all).await;
+    assert_refused(refused, Code::FailedPrecondition, "ETAG_MISMATCH");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ pub struct Denied<'a> {
     pub organization_id: &'a OrganizationId,
     /// The process that called.
     pub workload: &'a WorkloadId,
-    /// As whom it wanted to act.
+    /// As whom it wanted to act, if that is known.
     pub actor: Option<&'a Principal>,
     /// The provider that was meant, if it was named.
     pub provider_id: Option<&'a ProviderId>,

@@ -97,3 +97,131 @@ impl DataKeyCache {
         self.0.insert((organization_id.clone(), key.id().as_str().to_owned()), key);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use keyholder_domain::{
+        Account, AuthMethod, Connection, ConnectionId, ConnectionState, Generation, GrantId, GrantTarget,
+        Labels, ProviderId, Scopes, Text, Timestamp, WorkloadId, WorkloadPattern,
+    };
+    use keyholder_store::{Sealed, StoredConnection};
+
+    use super::*;
+
+    fn candidate(sealed: &str) -> Candidate {
+        let now = Timestamp::UNIX_EPOCH;
+        let connection = Connection {
+            id: ConnectionId::new(now, [1; 10]),
+            organization_id: OrganizationId::parse("acme").unwrap(),
+            owner: Principal::parse("user:ada").unwrap(),
+            provider_id: ProviderId::parse("openai").unwrap(),
+            auth_method: AuthMethod::ApiKey,
+            display_name: Text::default(),
+            account: Account::default(),
+            scopes: Scopes::default(),
+            state: ConnectionState::Active,
+            state_reason: Text::default(),
+            credential_summary: BTreeMap::new(),
+            config: BTreeMap::new(),
+            labels: Labels::default(),
+            last_test: None,
+            tokens: None,
+            generation: Generation::FIRST,
+            create_time: now,
+            update_time: now,
+        };
+        let sealed = Sealed {
+            credential: sealed.to_owned(),
+            generation: Generation::FIRST,
+            fingerprint: String::new(),
+            renewal: None,
+        };
+        let stored = StoredConnection { connection, sealed: Some(sealed), change: 1 };
+        Candidate { stored, data_key: None, grants: Vec::new() }
+    }
+
+    fn grant() -> Grant {
+        let now = Timestamp::UNIX_EPOCH;
+        Grant {
+            id: GrantId::new(now, [2; 10]),
+            organization_id: OrganizationId::parse("acme").unwrap(),
+            grantee: Principal::parse("agent:roadie").unwrap(),
+            target: GrantTarget::Connection(ConnectionId::new(now, [1; 10])),
+            scopes: Scopes::default(),
+            workloads: Vec::new(),
+            expire_time: None,
+            reason: Text::default(),
+            created_by: WorkloadId::parse("spiffe://td/console").unwrap(),
+            revoke_time: None,
+            last_used_time: None,
+            generation: Generation::FIRST,
+            create_time: now,
+        }
+    }
+
+    fn key(actor: usize) -> Key {
+        Key {
+            organization_id: OrganizationId::parse("acme").unwrap(),
+            actor: Principal::parse(&format!("user:{actor}")).unwrap(),
+            target: Target::Connection(ConnectionId::new(Timestamp::UNIX_EPOCH, [1; 10])),
+        }
+    }
+
+    fn found(candidates: Vec<Candidate>) -> Found {
+        Found { candidates, provider_generation: None }
+    }
+
+    #[test]
+    fn an_entry_weighs_at_least_the_bytes_that_a_caller_can_make_long() {
+        let base = weight(&found(vec![candidate("")]));
+        let heavier = |change: &dyn Fn(&mut Candidate)| {
+            let mut candidate = candidate("");
+            change(&mut candidate);
+            weight(&found(vec![candidate])) - base
+        };
+        let long = "x".repeat(200);
+        assert!(heavier(&|it| it.stored.sealed.as_mut().unwrap().credential = long.clone()) >= 200);
+        assert!(heavier(&|it| drop(it.stored.connection.config.insert("url".into(), long.clone()))) >= 203);
+        let scopes = Scopes::parse(std::slice::from_ref(&long)).unwrap();
+        assert!(heavier(&|it| it.stored.connection.scopes = scopes.clone()) >= 200);
+        let labels = Labels::parse([("k", "v".repeat(60).as_str())]).unwrap();
+        assert!(heavier(&|it| it.stored.connection.labels = labels.clone()) >= 61);
+        assert!(heavier(&|it| it.grants.push(grant())) >= size_of::<Grant>());
+        let pattern = WorkloadPattern::parse(&format!("spiffe://td/{}", "x".repeat(100))).unwrap();
+        let scoped = || Grant { scopes: scopes.clone(), workloads: vec![pattern.clone()], ..grant() };
+        assert!(heavier(&|it| it.grants.push(scoped())) >= size_of::<Grant>() + 300);
+        assert!(weight(&found(vec![candidate(""), candidate("")])) >= base + size_of::<Candidate>());
+        assert!(weight(&found(Vec::new())) >= size_of::<Key>() + size_of::<Found>());
+    }
+
+    #[test]
+    fn what_is_found_takes_no_more_than_its_bytes() {
+        let cache = Cache::new();
+        let mebibyte = "x".repeat(1 << 20);
+        for actor in 0..100 {
+            cache.insert(key(actor), Arc::new(found(vec![candidate(&mebibyte)])));
+        }
+        cache.found.run_pending_tasks();
+        assert!(cache.found.weighted_size() <= FOUND_BYTES, "{} bytes", cache.found.weighted_size());
+        assert!((1..64).contains(&cache.found.entry_count()), "{} entries", cache.found.entry_count());
+    }
+
+    #[test]
+    fn nothing_is_kept_longer_than_a_quarter_of_an_hour() {
+        let quarter = Some(Duration::from_secs(15 * 60));
+        assert_eq!(Cache::new().found.policy().time_to_live(), quarter);
+        assert_eq!(DataKeyCache::new().0.policy().time_to_live(), quarter);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_found_and_counts_as_a_miss() {
+        let cache = Cache::new();
+        cache.insert(key(1), Arc::new(found(Vec::new())));
+        assert!(cache.get(&key(1)).is_some() && cache.get(&key(2)).is_none());
+        cache.forget(&key(1));
+        assert!(cache.get(&key(1)).is_none());
+        assert_eq!(cache.counts(), (1, 2));
+    }
+}

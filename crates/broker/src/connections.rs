@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use keyholder_catalog::Method;
 use keyholder_domain::{
     Account, AuditKind, AuthMethod, Connection, ConnectionId, ConnectionState, Generation, Labels, Principal,
-    ProviderId, Scopes, Text, Timestamp,
+    ProviderId, RevocationRunId, Scopes, Text, Timestamp,
 };
 use keyholder_store::{Change, ConnectionFilter, NewConnection, Sealed, StoredConnection};
 use keyholder_vault::{Credential, DataKey, ExposeSecret as _, Place, SecretString, random_bytes};
@@ -31,6 +31,8 @@ pub struct CreateConnection {
     pub config: BTreeMap<String, String>,
     /// When an access token that is taken over ends.
     pub token_expire_time: Option<Timestamp>,
+    /// Whether a refresh token that is taken over is used once, to prove that it works.
+    pub prove_refresh_token: bool,
     /// A name for people.
     pub display_name: Text,
     /// The account, as far as it is known.
@@ -70,6 +72,9 @@ impl Broker {
         }
         if create.token_expire_time.is_some() {
             return Err(FieldError::invalid("token_expire_time", "goes with an access_token only").into());
+        }
+        if create.prove_refresh_token {
+            return Err(FieldError::invalid("prove_refresh_token", "goes with a refresh_token only").into());
         }
         let mut errors = Vec::new();
         let credential = check_credential(method, create.credentials, &mut errors);
@@ -151,7 +156,7 @@ impl Broker {
         Ok(stored.into_iter().map(|stored| stored.connection).collect())
     }
 
-    /// Changes what is no secret.
+    /// Changes what is no secret. What changes nothing leaves no trace.
     pub async fn update_connection(
         &self,
         caller: &Caller<'_>,
@@ -164,6 +169,7 @@ impl Broker {
         if connection.state == ConnectionState::Deleted {
             return Err(BrokerError::ConnectionDeleted);
         }
+        let before = connection.clone();
         if let Some(config) = update.config {
             let mut errors = Vec::new();
             let provider = self.provider(caller, &connection.provider_id)?;
@@ -185,6 +191,9 @@ impl Broker {
         connection.display_name = update.display_name.unwrap_or_else(|| connection.display_name.clone());
         connection.labels = update.labels.unwrap_or_else(|| connection.labels.clone());
         connection.scopes = update.scopes.unwrap_or_else(|| connection.scopes.clone());
+        if *connection == before {
+            return Ok(stored.connection);
+        }
         self.grow(connection);
         self.finish(caller, &mut change, AuditKind::ConnectionUpdated, &stored).await?;
         change.commit().await?;
@@ -296,13 +305,24 @@ impl Broker {
         id: ConnectionId,
         expected: Option<Generation>,
     ) -> Result<Connection, BrokerError> {
+        self.delete(caller, id, expected, None).await
+    }
+
+    /// Deletes a connection, perhaps as one of many.
+    pub(crate) async fn delete(
+        &self,
+        caller: &Caller<'_>,
+        id: ConnectionId,
+        expected: Option<Generation>,
+        run: Option<RevocationRunId>,
+    ) -> Result<Connection, BrokerError> {
         let (mut change, mut stored) = self.begin(caller, id, expected).await?;
         let connection = &mut stored.connection;
         if connection.state == ConnectionState::Deleted {
             return Ok(stored.connection);
         }
         let next = connection.generation.next();
-        self.give_back(caller, &mut change, &stored, next).await?;
+        self.give_back(caller, &mut change, &stored, next, run).await?;
         let connection = &mut stored.connection;
         connection.state = ConnectionState::Deleted;
         connection.state_reason = Text::default();

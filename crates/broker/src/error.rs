@@ -79,6 +79,9 @@ pub enum BrokerError {
     /// The caller's: no such authorization in this organization.
     #[error("no such authorization")]
     AuthorizationNotFound,
+    /// The caller's: no such run in this organization.
+    #[error("no such revocation run")]
+    RevocationRunNotFound,
     /// The caller's: the authorization is not where it can be completed.
     #[error("the authorization is not ready")]
     AuthorizationNotReady,

@@ -1,3 +1,4 @@
+use keyholder_catalog::Provider;
 use keyholder_domain::{
     AuditKind, Connection, ConnectionState, Generation, Grant, GrantId, GrantTarget, Principal, Scopes, Text,
     Timestamp, WorkloadPattern,
@@ -16,8 +17,10 @@ pub struct CreateGrant {
     pub grantee: Principal,
     /// Which connections.
     pub target: GrantTarget,
-    /// What may be asked for; empty: all that the connection has.
+    /// What may be asked for; with no capabilities either: all that the connection has.
     pub scopes: Scopes,
+    /// The provider's capabilities whose scopes may be asked for.
+    pub capabilities: Vec<String>,
     /// Through which workloads; empty: any that the policy lets speak for the grantee.
     pub workloads: Vec<WorkloadPattern>,
     /// When it ends by itself.
@@ -45,13 +48,21 @@ impl Broker {
         if create.expire_time.is_some_and(|end| end <= now) {
             return Err(FieldError::invalid("expire_time", "must be in the future").into());
         }
+        let mut create = create;
         let connection = self.granted_connection(&mut change, &create).await?;
         let provider_id = match (&create.target, &connection) {
             (GrantTarget::Selector { provider_id, .. }, _) => provider_id.clone(),
             (GrantTarget::Connection(_), Some(connection)) => connection.provider_id.clone(),
             (GrantTarget::Connection(_), None) => return Err(BrokerError::ConnectionNotFound),
         };
-        self.provider(caller, &provider_id)?;
+        let provider = self.provider(caller, &provider_id)?;
+        create.scopes = with_capabilities(provider, create.scopes, &create.capabilities)?;
+        if let Some(connection) = &connection
+            && !create.scopes.is_subset(&connection.scopes)
+        {
+            let field = if create.capabilities.is_empty() { "scopes" } else { "capabilities" };
+            return Err(FieldError::invalid(field, "must be among the scopes of the connection").into());
+        }
 
         let grant = Grant {
             id: GrantId::new(now, random_bytes()),
@@ -146,9 +157,23 @@ impl Broker {
             .map(|stored| stored.connection)
             .filter(|connection| connection.state != ConnectionState::Deleted)
             .ok_or(BrokerError::ConnectionNotFound)?;
-        if !create.scopes.is_subset(&connection.scopes) {
-            return Err(FieldError::invalid("scopes", "must be among the scopes of the connection").into());
-        }
         Ok(Some(connection))
     }
+}
+
+/// Scopes, with those of a provider's capabilities.
+pub(crate) fn with_capabilities(
+    provider: &Provider,
+    scopes: Scopes,
+    capabilities: &[String],
+) -> Result<Scopes, FieldError> {
+    let mut all = scopes;
+    for (number, id) in capabilities.iter().enumerate() {
+        let known = provider.capabilities.iter().find(|capability| capability.id == *id);
+        let problem = "is not one of the provider's capabilities";
+        let capability =
+            known.ok_or_else(|| FieldError::invalid(format!("capabilities[{number}]"), problem))?;
+        all = all.union(&capability.scopes);
+    }
+    Ok(all)
 }

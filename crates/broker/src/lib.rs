@@ -11,7 +11,9 @@
 //! through [`Store`], changes through [`Change`](keyholder_store::Change), and records an audit event in the
 //! same change.
 
+mod access;
 mod audit;
+mod audit_ids;
 mod cache;
 mod caller;
 mod connections;
@@ -35,20 +37,25 @@ use keyholder_store::Store;
 use keyholder_upstream::Upstream;
 use keyholder_vault::{KeyRing, random_bytes};
 
+pub use access::{Usable, UsableCapability};
 pub use audit::Denied;
 pub use caller::{Caller, Idempotency};
 pub use connections::{ConnectionUpdate, CreateConnection};
 pub use error::{BrokerError, FieldError, FieldReason};
 pub use grants::CreateGrant;
-pub use keyholder_store::{AuditFilter, ConnectionFilter, GrantFilter, SchemaState, StoreError, Target};
+pub use keyholder_store::{
+    AuditFilter, ConnectionFilter, GrantFilter, RevocationCounts, RevocationRun, SchemaState, StoreError,
+    Target,
+};
 pub use keyholder_upstream::oauth::{Client, ClientKey};
 pub use oauth::{
     BrowserAnswer, Completion, Cookies, Landing, LandingOutcome, OAuthClient, OAuthSettings, Opened,
-    SetOAuthClient, StartAuthorization, Started,
+    RevokeAll, SetOAuthClient, StartAuthorization, Started,
 };
 pub use resolve::{Access, AmbiguousCandidate, Answer, Ask, Refusal, Released, ReleasedCredential};
 pub use watch::{Watch, WatchFilter, Watched};
 
+use audit_ids::AuditIds;
 use cache::{Cache, DataKeyCache};
 use shares::Shares;
 use watch::Changes;
@@ -69,6 +76,7 @@ struct Inner {
     data_keys: DataKeyCache,
     changes: Changes,
     tests: Arc<Shares>,
+    audit_ids: AuditIds,
 }
 
 impl Broker {
@@ -93,6 +101,7 @@ impl Broker {
             data_keys: DataKeyCache::new(),
             changes: Changes::new(),
             tests: Shares::new(test::UNDER_WAY),
+            audit_ids: AuditIds::new(),
         }))
     }
 
@@ -132,6 +141,6 @@ impl Broker {
     }
 
     fn audit_event_id(&self) -> AuditEventId {
-        AuditEventId::new(self.now(), random_bytes())
+        self.0.audit_ids.next(self.now(), random_bytes())
     }
 }

@@ -6,6 +6,7 @@ mod clients;
 mod finish;
 mod issued;
 mod revoke;
+mod revoke_all;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub use authorize::{Completion, StartAuthorization, Started};
 pub use browser::{BrowserAnswer, Cookies, Landing, LandingOutcome, Opened};
 pub use clients::{OAuthClient, SetOAuthClient};
 pub(crate) use finish::ACCESS_TOKEN;
+pub use revoke_all::RevokeAll;
 
 /// How people are asked for consent.
 #[derive(Debug)]

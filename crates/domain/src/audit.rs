@@ -57,6 +57,8 @@ audit_kinds! {
     ConnectionRefreshed = "CONNECTION_REFRESHED",
     /// A token was given back to its provider, or could not be; the reason says how it went.
     TokenRevoked = "TOKEN_REVOKED",
+    /// Everything, or everything of one provider or workload, is revoked.
+    RevocationRunStarted = "REVOCATION_RUN_STARTED",
     /// An organization's OAuth client was set or removed.
     OAuthClientChanged = "OAUTH_CLIENT_CHANGED",
     /// A grant was given.

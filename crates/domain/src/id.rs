@@ -81,6 +81,11 @@ prefixed_id!(
     "authz_"
 );
 prefixed_id!(
+    /// Many connections that are revoked in one go.
+    RevocationRunId,
+    "run_"
+);
+prefixed_id!(
     /// One line of the audit.
     AuditEventId,
     "audit_"

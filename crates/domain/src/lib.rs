@@ -41,6 +41,7 @@ pub use connection::{Account, Connection, ConnectionState, TransitionRefused};
 pub use grant::{Grant, GrantState, GrantTarget};
 pub use id::{
     AuditEventId, AuthorizationId, ConnectionId, Generation, GrantId, OrganizationId, ProviderId, RequestId,
+    RevocationRunId,
 };
 pub use invalid::Invalid;
 pub use last_test::{LastTest, TestClass};

@@ -63,6 +63,7 @@ reasons! {
     RateLimited = "RATE_LIMITED", "This was asked for too often; try again later.";
     OAuthClientMissing = "OAUTH_CLIENT_MISSING", "No OAuth client is configured for this provider.";
     AuthorizationNotFound = "AUTHORIZATION_NOT_FOUND", "There is no such authorization in this organization.";
+    RevocationRunNotFound = "REVOCATION_RUN_NOT_FOUND", "There is no such revocation run in this organization.";
     AuthorizationNotReady = "AUTHORIZATION_NOT_READY", "The authorization is not at the point where it can be completed.";
     AuthorizationFailed = "AUTHORIZATION_FAILED", "The authorization came to nothing; begin a new one.";
     CompletionRefused = "COMPLETION_REFUSED", "The verifier is not the one that the authorization was begun with.";

@@ -19,6 +19,7 @@ pub struct Call(Arc<Inner>);
 struct Inner {
     peer: Arc<Peer>,
     policy: Arc<Policy>,
+    has_role: bool,
     facts: Facts,
 }
 
@@ -48,14 +49,26 @@ pub fn note(fact: &OnceLock<String>, value: impl Display) {
 }
 
 impl Call {
-    /// A call of a workload that the policy lists.
-    pub fn new(peer: Arc<Peer>, policy: Arc<Policy>) -> Self {
-        Self(Arc::new(Inner { peer, policy, facts: Facts::default() }))
+    /// A call of a workload that the policy lists, with or without a role that its method asks for.
+    pub fn new(peer: Arc<Peer>, policy: Arc<Policy>, has_role: bool) -> Self {
+        Self(Arc::new(Inner { peer, policy, has_role, facts: Facts::default() }))
     }
 
-    /// The call that a request belongs to. The gate put it there; without it, the request is refused.
+    /// The call that a request belongs to. The gate put it there; without it, or without the role, the request is
+    /// refused.
     pub fn of(extensions: &Extensions) -> Result<Self, Status> {
+        let call = Self::whatever_its_role(extensions)?;
+        if call.has_role() { Ok(call) } else { Err(call.fail(Problem::new(Reason::RoleMissing))) }
+    }
+
+    /// The same for a handler that records who lacks the role, and must ask [`Self::has_role`].
+    pub fn whatever_its_role(extensions: &Extensions) -> Result<Self, Status> {
         extensions.get().cloned().ok_or_else(|| Problem::new(Reason::WorkloadUnknown).into_status())
+    }
+
+    /// Whether the caller has a role that the method asks for.
+    pub fn has_role(&self) -> bool {
+        self.0.has_role
     }
 
     /// What the log line will say.
@@ -136,19 +149,20 @@ impl Call {
         self.fail(error)
     }
 
-    /// Records that the policy refused a resolve, then refuses it. If it cannot be recorded, that is the problem.
+    /// Records that a resolve was refused before the broker was asked, then refuses it. If it cannot be recorded, that
+    /// is the problem.
     pub async fn deny(
         &self,
         broker: &Broker,
         organization_id: &OrganizationId,
-        actor: &Principal,
+        actor: Option<&Principal>,
         provider_id: Option<&ProviderId>,
         problem: Problem,
     ) -> Status {
         let denied = Denied {
             organization_id,
             workload: self.peer().workload(),
-            actor: Some(actor),
+            actor,
             provider_id,
             reason: problem.reason(),
         };

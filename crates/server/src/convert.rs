@@ -10,6 +10,7 @@ mod page;
 mod provider;
 mod reader;
 mod released;
+mod revocation_run;
 
 pub use audit::{audit_event, audit_filter};
 pub use authorization::{authorization, completion, start_authorization};
@@ -17,12 +18,16 @@ pub use connection::{
     change_filter, connection, connection_filter, connection_update, create_connection, resume_token,
     resumed, secrets,
 };
-pub use grant::{AskFields, ask, check_access_response, create_grant, grant, grant_filter, no_access};
+pub use grant::{
+    AskFields, accessible, ask, check_access_response, create_grant, grant, grant_filter, list_access,
+    no_access,
+};
 pub use oauth_client::{oauth_client, set_oauth_client};
 pub use page::{Page, PageToken};
 pub use provider::provider;
 pub use reader::{Reader, etag, idempotency};
 pub use released::resolve_response;
+pub use revocation_run::{revocation_run, revoke_all};
 
 use keyholder_domain::Timestamp;
 

@@ -1,5 +1,6 @@
 //! `keyholder dev`: everything that Keyholder needs, made on the spot and kept in one folder.
 
+mod demo;
 mod walk;
 
 use std::fs::{File, OpenOptions};
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use keyholder_domain::{Clock as _, SystemClock};
 use keyholder_testkit::pki::{DevPki, PkiError};
 use keyholder_testkit::postgres::{PostgresError, PrivatePostgres};
+use keyholder_testkit::provider::Provider;
 use keyholder_vault::{KeyEncryptionKey, KeyError};
 
 use crate::config::Config;
@@ -47,6 +49,9 @@ pub enum DevError {
     /// The server.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The demo provider.
+    #[error("the demo provider cannot start")]
+    Demo(#[source] io::Error),
     /// The walk.
     #[error("the walk failed at: {0}")]
     Walk(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
@@ -80,9 +85,10 @@ pub fn run(options: &DevOptions) -> Result<(), DevError> {
     if there.trim().is_empty() {
         postgres.create_database(DATABASE)?;
     }
+    let provider = demo::start(&mut config, dir)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(DevError::Runtime)?;
-    let served = runtime.block_on(serve(options, config, &pki, &postgres));
+    let served = runtime.block_on(serve(options, config, &pki, &postgres, &provider));
     postgres.stop()?;
     served
 }
@@ -92,21 +98,23 @@ async fn serve(
     config: Config,
     pki: &DevPki,
     postgres: &PrivatePostgres,
+    provider: &Provider,
 ) -> Result<(), DevError> {
     let store = connect(&config).await?;
     store.migrate().await.map_err(ServeError::from)?;
     store.close().await;
     let listening = Listening::open(config).await?;
-    let Addresses { grpc, admin, .. } = listening.addresses().map_err(DevError::Runtime)?;
+    let Addresses { grpc, admin, web } = listening.addresses().map_err(DevError::Runtime)?;
     let dir = options.dir.display();
     let serving = listening.serve(stop_signal());
     let walking = async {
         if options.walk {
-            walk::walk(grpc, pki, postgres, &options.dir).await?;
+            walk::walk(grpc, pki, postgres, provider, &options.dir).await?;
         }
         say(&format!(
-            "\nServing gRPC on {grpc}, probes and metrics on http://{admin}. The log is in {dir}/keyholder.log,\n\
-             the configuration in {dir}/keyholder.toml. Ctrl-C stops it; everything is kept for the next time."
+            "\nServing gRPC on {grpc}, the pages for owners on http://{}, probes and metrics on http://{admin}.\n\
+             The log is in {dir}/keyholder.log, the configuration in {dir}/keyholder.toml. Ctrl-C stops it; everything is kept for the next time.",
+            web.map(|web| web.to_string()).unwrap_or_default(),
         ));
         std::future::pending::<Result<(), DevError>>().await
     };
@@ -141,6 +149,11 @@ ca = ["pki/ca.pem"]
 
 [admin]
 listen = "127.0.0.1:7490"
+
+# Where browsers reach the pages for owners: http://127.0.0.1:7480 here. In production an https URL.
+[web]
+listen = "127.0.0.1:7480"
+return_urls = []
 
 [keys]
 primary = "encryption.key"

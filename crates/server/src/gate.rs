@@ -1,5 +1,6 @@
 //! The gate in front of every RPC. A call gets through if its method is in the table, its workload in the policy,
-//! its certificate in its time and one of its roles in the method's row. Everything else is refused here.
+//! its certificate in its time and one of its roles in the method's row. Everything else is refused here, but for the
+//! role where the method's row leaves that to the handler, which records it; no handler gets such a call unasked.
 //!
 //! The gate also bounds the call's time, writes its log line, counts it, and sees to it that every error has a
 //! reason, also those that the gRPC library makes.
@@ -95,9 +96,8 @@ where
         let replacement = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, replacement);
         Box::pin(async move {
-            let answer = inner.call(request);
-            let answer = AssertUnwindSafe(tokio::time::timeout(allowed, answer)).catch_unwind();
-            let response = match answer.await {
+            let answer = tokio::time::timeout(allowed, async move { inner.call(request).await });
+            let response = match AssertUnwindSafe(answer).catch_unwind().await {
                 Ok(Ok(response)) => response?,
                 Ok(Err(_)) => call.fail(Problem::new(Reason::DeadlineExceeded)).into_http(),
                 Err(_) => {
@@ -121,10 +121,11 @@ impl GateLayer {
         }
         let workload = self.policy.find(peer.workload()).ok_or(Reason::WorkloadUnknown)?;
         let method = Method::find(request.uri().path()).ok_or(Reason::MethodUnknown)?;
-        if !method.roles.is_empty() && !method.roles.iter().any(|role| workload.has_role(*role)) {
+        let has_role = method.roles.is_empty() || method.roles.iter().any(|role| workload.has_role(*role));
+        if !has_role && !method.audits_roles {
             return Err(Reason::RoleMissing);
         }
-        Ok((method, Call::new(Arc::clone(peer), Arc::clone(&self.policy))))
+        Ok((method, Call::new(Arc::clone(peer), Arc::clone(&self.policy), has_role)))
     }
 }
 
@@ -162,6 +163,8 @@ fn with_reason(response: Response<Body>, call: &Call, compressed: bool) -> (Resp
         return (response, status.code());
     }
     let problem = match status.code() {
+        // Whoever may not call learns nothing about the form of the call.
+        _ if !call.has_role() => Problem::new(Reason::RoleMissing),
         Code::OutOfRange => Problem::new(Reason::RequestTooLarge),
         Code::Internal | Code::InvalidArgument => match malformed_field(status.message()) {
             Some(field) => Problem::malformed(field),
@@ -246,7 +249,8 @@ mod tests {
 
     #[test]
     fn a_callers_deadline_is_cut_short_and_never_lengthens_the_methods() {
-        let method = Method { path: "", roles: &[], deadline: Some(Duration::from_secs(10)) };
+        let method =
+            Method { path: "", roles: &[], deadline: Some(Duration::from_secs(10)), audits_roles: false };
         let with = |timeout: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("grpc-timeout", timeout.parse().unwrap());

@@ -14,6 +14,9 @@ pub struct Method {
     /// How long a call may take at most until its answer begins. None: as long as others; a stream that has begun lasts
     /// until either side ends it.
     pub deadline: Option<Duration>,
+    /// Whether a refusal for a missing role is the handler's, because only the handler knows in whose audit to record
+    /// it. Everywhere else it is the gate's.
+    pub audits_roles: bool,
 }
 
 const ANY: &[Role] = &[];
@@ -42,6 +45,8 @@ pub const METHODS: &[Method] = &[
     method("/keyholder.v1.ConnectionService/DisableConnection", MANAGING, SHORT),
     method("/keyholder.v1.ConnectionService/EnableConnection", MANAGING, SHORT),
     method("/keyholder.v1.ConnectionService/DeleteConnection", MANAGING, SHORT),
+    method("/keyholder.v1.ConnectionService/RevokeAll", MANAGING, SHORT),
+    method("/keyholder.v1.ConnectionService/GetRevocationRun", MANAGING, SHORT),
     method("/keyholder.v1.ConnectionService/TestConnection", MANAGING, OUTSIDE),
     method("/keyholder.v1.ConnectionService/WatchConnections", MANAGING, STREAM),
     method("/keyholder.v1.OAuthClientService/SetOAuthClient", MANAGING, SHORT),
@@ -52,7 +57,8 @@ pub const METHODS: &[Method] = &[
     method("/keyholder.v1.GrantService/ListGrants", MANAGING, SHORT),
     method("/keyholder.v1.GrantService/RevokeGrant", MANAGING, SHORT),
     method("/keyholder.v1.GrantService/CheckAccess", CHECKING, SHORT),
-    method("/keyholder.v1.GrantService/ResolveCredential", RESOLVING, SHORT),
+    method("/keyholder.v1.GrantService/ListAccess", CHECKING, SHORT),
+    Method { audits_roles: true, ..method("/keyholder.v1.GrantService/ResolveCredential", RESOLVING, SHORT) },
     method("/keyholder.v1.AuditService/ListAuditEvents", AUDITING, SHORT),
     method("/grpc.health.v1.Health/Check", ANY, SHORT),
     method("/grpc.health.v1.Health/List", ANY, SHORT),
@@ -62,7 +68,7 @@ pub const METHODS: &[Method] = &[
 ];
 
 const fn method(path: &'static str, roles: &'static [Role], deadline: Option<Duration>) -> Method {
-    Method { path, roles, deadline }
+    Method { path, roles, deadline, audits_roles: false }
 }
 
 impl Method {

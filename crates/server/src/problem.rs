@@ -99,6 +99,7 @@ pub const fn code(reason: Reason) -> Code {
         Reason::ConnectionNotFound
         | Reason::GrantNotFound
         | Reason::ProviderNotFound
+        | Reason::RevocationRunNotFound
         | Reason::AuthorizationNotFound => Code::NotFound,
         Reason::ConnectionExists | Reason::RequestIdReused => Code::AlreadyExists,
         Reason::CertificateExpired => Code::Unauthenticated,
@@ -174,6 +175,7 @@ pub fn reason_of(error: &BrokerError) -> Reason {
         BrokerError::ConnectionDeleted => Reason::ConnectionDeleted,
         BrokerError::Refused(refusal) => refusal.reason(),
         BrokerError::AuthorizationNotFound => Reason::AuthorizationNotFound,
+        BrokerError::RevocationRunNotFound => Reason::RevocationRunNotFound,
         BrokerError::AuthorizationNotReady => Reason::AuthorizationNotReady,
         BrokerError::AuthorizationFailed(Some(AuthorizationFailure::AccountMismatch)) => {
             Reason::AccountMismatch

@@ -228,9 +228,7 @@ impl Listening {
         ];
         let result = until_drained(grpc, draining, &health).await;
         background.iter().for_each(tokio::task::JoinHandle::abort);
-        if tokio::time::timeout(CLOSE, self.broker.store().close()).await.is_err() {
-            tracing::warn!("a database connection was still in use at the end");
-        }
+        until_closed(self.broker.store().close()).await;
         tracing::info!("stopped");
         result
     }
@@ -293,6 +291,13 @@ async fn until_drained(
             tracing::warn!("calls were still in flight when the time to drain was over");
             Ok(())
         }
+    }
+}
+
+/// Waits until the database connections are closed, or for long enough.
+async fn until_closed(closing: impl Future<Output = ()>) {
+    if tokio::time::timeout(CLOSE, closing).await.is_err() {
+        tracing::warn!("a database connection was still in use at the end");
     }
 }
 
@@ -386,4 +391,31 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         // So that grpcurl shows the details of an error.
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_and_connections_without_end_do_not_hold_up_the_end_until_platforms_kill() {
+        let (_drain, draining) = watch::channel(true);
+        let (health, _) = tonic_health::server::health_reporter();
+        let end = async {
+            until_drained(pending(), draining, &health).await.unwrap();
+            until_closed(pending()).await;
+        };
+        // The clock is paused: it moves only to the next limit, and only if there is one.
+        assert!(tokio::time::timeout(Duration::from_secs(30), end).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_limits_the_server_until_it_drains() {
+        let (_drain, draining) = watch::channel(false);
+        let (health, _) = tonic_health::server::health_reporter();
+        let serving = until_drained(pending(), draining, &health);
+        assert!(tokio::time::timeout(Duration::from_secs(86_400), serving).await.is_err());
+    }
 }

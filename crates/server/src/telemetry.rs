@@ -1,6 +1,7 @@
 //! Logs: one JSON object a line, or lines for people.
 
 use std::fs::File;
+use std::panic::PanicHookInfo;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -75,6 +76,7 @@ pub fn start_in(config: &LogConfig, file: File) {
 }
 
 fn start_with(config: &LogConfig, writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static) {
+    std::panic::set_hook(Box::new(log_panic));
     let level = config.level.filter();
     let own = [
         "keyholder",
@@ -98,4 +100,10 @@ fn start_with(config: &LogConfig, writer: impl for<'a> MakeWriter<'a> + Send + S
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init().ok(),
         LogFormat::Pretty => registry.with(lines.compact()).try_init().ok(),
     };
+}
+
+/// Logs where a panic was, and not its message: that may hold what the code was about, such as a text that could not be
+/// cut.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    tracing::error!(place = panic.location().map(tracing::field::display), "a panic");
 }

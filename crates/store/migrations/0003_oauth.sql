@@ -101,6 +101,31 @@ CREATE TABLE oauth_clients (
     PRIMARY KEY (organization_id, provider_id)
 );
 
+-- Everything of an organization, of one provider or of what one workload got credentials of, that is deleted and given
+-- back in one go. Goes on where it stopped, whichever replica that was.
+CREATE TABLE revocation_runs (
+    organization_id text NOT NULL REFERENCES organizations,
+    revocation_run_id uuid NOT NULL,
+    -- NULL: at any provider.
+    provider_id text,
+    -- NULL: whoever got their credentials.
+    workload text,
+    requested_by text NOT NULL,
+    -- The last connection that was looked at.
+    reached uuid,
+    deleted bigint NOT NULL DEFAULT 0,
+    lease_expire_time timestamptz,
+    done_time timestamptz,
+    request_id text,
+    request_fingerprint text,
+    create_time timestamptz NOT NULL,
+    PRIMARY KEY (organization_id, revocation_run_id)
+);
+
+CREATE UNIQUE INDEX revocation_runs_request ON revocation_runs (organization_id, request_id)
+    WHERE request_id IS NOT NULL;
+CREATE INDEX revocation_runs_open ON revocation_runs (create_time) WHERE done_time IS NULL;
+
 -- Tokens of connections that are gone, until their provider has taken them back.
 CREATE TABLE revocations (
     organization_id text NOT NULL REFERENCES organizations,
@@ -116,9 +141,12 @@ CREATE TABLE revocations (
     attempts integer NOT NULL DEFAULT 0,
     next_attempt_time timestamptz NOT NULL,
     requested_by text NOT NULL,
+    -- The run that it belongs to, if any.
+    revocation_run_id uuid,
     create_time timestamptz NOT NULL,
     PRIMARY KEY (organization_id, connection_id, generation),
     CONSTRAINT revocations_erased CHECK ((outcome = 'PENDING') = (sealed_tokens IS NOT NULL))
 );
 
+CREATE INDEX revocations_run ON revocations (organization_id, revocation_run_id) WHERE revocation_run_id IS NOT NULL;
 CREATE INDEX revocations_due ON revocations (next_attempt_time) WHERE outcome = 'PENDING';

@@ -43,6 +43,8 @@ pub struct NewAuthorization<'a> {
     pub sealed_flow: &'a str,
     /// For a device: how many seconds to leave between two questions.
     pub poll_seconds: Option<i32>,
+    /// For one that is exchanged at once: for how many seconds it is ours.
+    pub lease: Option<f64>,
     /// What makes the start idempotent, with a keyed hash of the request.
     pub request: Option<(&'a RequestId, &'a str)>,
 }
@@ -318,9 +320,10 @@ impl Change {
                  organization_id, authorization_id, owner, provider_id, auth_method, connection_id, reauthorizes,
                  display_name, labels, config, scopes, client_id, redirect_uri, return_url, completion_challenge,
                  state, user_code, verification_uri, verification_uri_complete, ticket_hash, state_hash, sealed_flow,
-                 poll_time, poll_seconds, started_by, request_id, request_fingerprint, create_time, expire_time
+                 poll_time, poll_seconds, started_by, request_id, request_fingerprint, create_time, expire_time,
+                 lease_expire_time
              ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
-                       $21, $22, clock_timestamp() + make_interval(secs => $23::integer), $24, $25, $26, $27, $28, $29)",
+                       $21, $22, clock_timestamp() + make_interval(secs => $23::integer), $24, $25, $26, $27, $28, $29, clock_timestamp() + make_interval(secs => $30))",
             authorization.organization_id.as_str(),
             authorization.id.as_uuid(),
             authorization.owner.as_str(),
@@ -350,6 +353,7 @@ impl Change {
             new.request.map(|(_, fingerprint)| fingerprint),
             authorization.create_time,
             authorization.expire_time,
+            new.lease,
         )
         .execute(self.connection())
         .await?;

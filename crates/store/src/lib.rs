@@ -52,6 +52,7 @@ mod error;
 mod grants;
 mod oauth_clients;
 mod release;
+mod revocation_runs;
 mod revocations;
 mod row;
 mod schema;
@@ -71,6 +72,7 @@ pub use error::StoreError;
 pub use grants::{GrantFilter, NewGrant};
 pub use oauth_clients::StoredOAuthClient;
 pub use release::{Candidate, Found, Release, Target};
+pub use revocation_runs::{RevocationCounts, RevocationRun};
 pub use revocations::{NewRevocation, RevocationOutcome, StoredRevocation};
 pub use schema::SchemaState;
 

@@ -228,6 +228,42 @@ impl Store {
         Ok(Found { candidates, provider_generation })
     }
 
+    /// The connections at any provider that an actor owns or was ever given a grant for, in the order of their ids, from
+    /// behind one of them on.
+    pub async fn usable(
+        &self,
+        organization_id: &OrganizationId,
+        actor: &Principal,
+        after: Option<ConnectionId>,
+        limit: i64,
+    ) -> Result<Vec<Candidate>, StoreError> {
+        let rows = run!(self, connection => {
+            find!(
+                connection,
+                "FROM connections c
+                 JOIN (
+                     SELECT o.connection_id FROM connections o WHERE o.organization_id = $1 AND o.owner = $2
+                     UNION
+                     SELECT coalesce(s.connection_id, u.connection_id)
+                     FROM grants u
+                     LEFT JOIN connections s ON u.connection_id IS NULL AND s.organization_id = u.organization_id
+                         AND s.provider_id = u.provider_id AND s.owner = u.selector_owner
+                     WHERE u.organization_id = $1 AND u.grantee = $2
+                 ) usable ON usable.connection_id = c.connection_id
+                 LEFT JOIN data_keys k ON false
+                 WHERE c.organization_id = $1 AND c.state NOT IN ('DELETED', 'PENDING')
+                   AND ($3::uuid IS NULL OR c.connection_id > $3)
+                 ORDER BY c.connection_id
+                 LIMIT $4",
+                organization_id.as_str(),
+                actor.as_str(),
+                after.map(ConnectionId::as_uuid),
+                limit,
+            )
+        })?;
+        rows.into_iter().map(Candidate::try_from).collect()
+    }
+
     /// Whether a provider has any connection, not deleted, of this owner and account.
     pub async fn has_connection(
         &self,

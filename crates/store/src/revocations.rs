@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use keyholder_domain::{ConnectionId, Generation, OrganizationId, ProviderId, Text, Timestamp, WorkloadId};
+use keyholder_domain::{
+    ConnectionId, Generation, OrganizationId, ProviderId, RevocationRunId, Text, Timestamp, WorkloadId,
+};
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -26,6 +28,8 @@ pub struct NewRevocation<'a> {
     pub sealed_tokens: &'a str,
     /// Who gives them back.
     pub requested_by: &'a WorkloadId,
+    /// The run that it belongs to.
+    pub run: Option<RevocationRunId>,
     /// When.
     pub create_time: Timestamp,
 }
@@ -148,8 +152,8 @@ impl Change {
         let organization_id = self.organization_id().clone();
         let result = sqlx::query!(
             "INSERT INTO revocations (organization_id, connection_id, provider_id, client_id, config, sealed_tokens,
-                 generation, next_attempt_time, requested_by, create_time)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, clock_timestamp(), $8, $9)",
+                 generation, next_attempt_time, requested_by, create_time, revocation_run_id)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, clock_timestamp(), $8, $9, $10)",
             organization_id.as_str(),
             new.connection_id.as_uuid(),
             new.provider_id.as_str(),
@@ -159,6 +163,7 @@ impl Change {
             new.generation.get(),
             new.requested_by.to_string(),
             new.create_time,
+            new.run.map(RevocationRunId::as_uuid),
         )
         .execute(self.connection())
         .await?;

@@ -2,8 +2,9 @@
 //! devices that are polled, assertions, and tokens that are given back.
 //!
 //! How a server likes to be spoken to is its recipe (`keyholder_catalog::oauth2`). Asking and reading are two steps,
-//! so that an answer can be made durable before anything is made of it: [`Upstream::ask_for_tokens`] brings the
-//! answer as it came, and [`Server::read`] makes tokens of it.
+//! so that an answer can be made durable before anything is made of it:
+//! [`Upstream::ask_for_tokens`](crate::Upstream::ask_for_tokens) brings the answer as it came, and [`Server::read`] makes
+//! tokens of it.
 
 mod answer;
 mod authorize;

@@ -81,7 +81,8 @@ def running(folder):
 def launch(folder):
     folder.mkdir(exist_ok=True)
     environment = clean_environment()
-    environment["KEYHOLDER_GRPC__LISTEN"] = environment["KEYHOLDER_ADMIN__LISTEN"] = "127.0.0.1:0"
+    for port in ("GRPC", "ADMIN", "WEB"):
+        environment[f"KEYHOLDER_{port}__LISTEN"] = "127.0.0.1:0"
     environment["KEYHOLDER_LOG__FORMAT"] = "json"
     with output_of(folder).open("w") as output:
         process = subprocess.Popen(

@@ -20,6 +20,7 @@ use crate::audit::Refused;
 use crate::connections::same_request;
 use crate::credentials::check_config;
 use crate::error::{FieldError, FieldReason};
+use crate::grants::with_capabilities;
 use crate::{Broker, BrokerError, Caller, Idempotency};
 
 /// What begins an authorization.
@@ -123,6 +124,7 @@ impl Broker {
                 state_hash: hash(STATE).as_ref().map(<[u8; 32]>::as_slice),
                 sealed_flow: &Self::seal_fields(&key, flow_spot(authorization, &row), secrets),
                 poll_seconds: plan.poll_seconds(),
+                lease: None,
                 request: idempotency.as_ref().zip(fingerprint.as_deref()),
             })
             .await?;
@@ -484,14 +486,9 @@ fn scopes(
 ) -> Scopes {
     let none = scopes.is_empty() && capabilities.is_empty();
     let mut all = if none { default_scopes(provider, method).clone() } else { scopes };
-    for (number, id) in capabilities.iter().enumerate() {
-        match provider.capabilities.iter().find(|capability| capability.id == *id) {
-            Some(capability) => all = all.union(&capability.scopes),
-            None => errors.push(FieldError::invalid(
-                format!("capabilities[{number}]"),
-                "is not one of the provider's capabilities",
-            )),
-        }
+    match with_capabilities(provider, all.clone(), capabilities) {
+        Ok(with) => all = with,
+        Err(error) => errors.push(error),
     }
     let lasting = provider.oauth2.as_ref().and_then(|recipe| recipe.refresh.scope.as_deref());
     match Scopes::parse(lasting) {

@@ -82,6 +82,20 @@ impl Broker {
         self.ask_and_finish(&stored, provider, &request, BTreeMap::new()).await.map(drop)
     }
 
+    /// Uses a refresh token that is taken over, and finishes.
+    pub(crate) async fn refresh_once(
+        &self,
+        stored: StoredAuthorization,
+        token: &SecretString,
+    ) -> Result<Authorization, BrokerError> {
+        let provider = self.known_provider(&stored.authorization.provider_id)?;
+        // It was issued elsewhere; servers that want to hear a redirect URI know ours, for the client is the same.
+        let redirect_uri = self.redirect_uri(&provider.id).unwrap_or_default();
+        let scopes = &stored.authorization.scopes;
+        let request = TokenRequest::Refresh { token, scopes, redirect_uri: &redirect_uri };
+        self.ask_and_finish(&stored, provider, &request, BTreeMap::new()).await
+    }
+
     async fn ask_and_finish(
         &self,
         stored: &StoredAuthorization,
@@ -173,7 +187,13 @@ impl Broker {
         }
         let issued = self.issue(provider, method, &client, config, (&answer, time), nonce).await;
         match issued {
-            Ok(issued) => self.apply(stored, provider, issued, confirmed).await,
+            Ok(mut issued) => {
+                if issued.tokens.refresh_token.is_none() {
+                    // One that was taken over stays good where the provider gives no newer one.
+                    issued.tokens.refresh_token = secrets.get(REFRESH_TOKEN).cloned();
+                }
+                self.apply(stored, provider, issued, confirmed).await
+            }
             Err(TokenFault::Passing { .. } | TokenFault::NoAnswer(_)) => {
                 // The tokens are here; only what is asked with them has to wait. Somebody asks again when the lease ends.
                 Ok(authorization.clone())
@@ -521,7 +541,7 @@ impl Broker {
             self.grow(&mut pending.connection);
             change.update_connection(&pending).await?;
         }
-        if failure != AuthorizationFailure::AccountMismatch {
+        if failure != AuthorizationFailure::AccountMismatch && !takes_over(stored) {
             // Giving back the tokens of another account could end what somebody else has at the provider.
             self.give_back_unused(&mut change, stored).await?;
         }
@@ -601,6 +621,11 @@ impl Broker {
         // Without its moment, it came when the flow began: a token must not be believed to live longer than it does.
         Ok(Kept { answer, time: time.unwrap_or(authorization.create_time), learned: learned.collect() })
     }
+}
+
+/// Whether a flow takes over a refresh token of elsewhere. It may still be used there: it is not ours to end.
+fn takes_over(stored: &StoredAuthorization) -> bool {
+    stored.authorization.redirect_uri.is_empty() && stored.poll_seconds.is_none()
 }
 
 /// For whom a flow's own steps are done: whoever began it.

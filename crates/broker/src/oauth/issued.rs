@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use keyholder_catalog::{Method, Provider};
 use keyholder_domain::{
-    AuditKind, AuthMethod, Connection, ConnectionId, ConnectionState, Generation, Scopes, Text, Tokens,
+    AuditKind, AuthMethod, Authorization, AuthorizationFailure, AuthorizationId, AuthorizationState,
+    Connection, ConnectionId, ConnectionState, Generation, Scopes, Text, Tokens,
 };
-use keyholder_store::NewConnection;
+use keyholder_store::{NewAuthorization, NewConnection, StoredAuthorization};
 use keyholder_upstream::oauth::{Client, TokenAnswer, TokenRequest, TokenSet};
 use keyholder_vault::{Credential, ExposeSecret as _, SecretString, random_bytes};
 
-use super::authorize::{default_scopes, provider_fault};
+use super::authorize::{default_scopes, flow_spot, provider_fault};
+use super::browser::LEASE;
 use super::finish::{ACCESS_TOKEN, Issued, REFRESH_TOKEN, credential, renewal_spot};
 use super::server;
 use crate::audit::Refused;
@@ -37,6 +39,10 @@ impl Broker {
         provider: &Provider,
         method: &Method,
     ) -> Result<Connection, BrokerError> {
+        if method.fields.is_empty() {
+            // Without a client, nothing else about the request matters.
+            self.client(caller.organization_id, provider).await?;
+        }
         let mut errors = Vec::new();
         check_config(provider, self.url_rules(), &create.config, &mut errors);
         let given = match method.method {
@@ -61,6 +67,12 @@ impl Broker {
                 if let Some(found) = change.remembered_connection(&request.request_id).await? {
                     return same_request(found.fingerprint == fingerprint, found.made.connection);
                 }
+                if let Some(found) = change.remembered_authorization(&request.request_id).await? {
+                    drop(change);
+                    let proven = same_request(found.fingerprint == fingerprint, found.made.authorization)?;
+                    let id = proven.connection_id.ok_or(BrokerError::ProviderRefused)?;
+                    return self.get_connection(caller, id).await;
+                }
                 change.commit().await?;
                 Some(fingerprint)
             }
@@ -70,6 +82,12 @@ impl Broker {
         } else {
             create.scopes.clone()
         };
+        if create.prove_refresh_token {
+            let token = given.get(REFRESH_TOKEN).filter(|_| is_import(method.method)).cloned();
+            let problem = "goes with a refresh_token only";
+            let token = token.ok_or_else(|| FieldError::invalid("prove_refresh_token", problem))?;
+            return self.prove(caller, create, provider, method, scopes, token, request_fingerprint).await;
+        }
         let got = self.get(caller, &create, provider, method, given, &scopes).await?;
         self.insert_issued(caller, create, provider, method, scopes, got, request_fingerprint).await
     }
@@ -154,6 +172,92 @@ impl Broker {
         Ok(Got { client_id, issued, renewal })
     }
 
+    /// Takes a refresh token over by using it. It goes the way of a flow whose owner has just consented, so that what the
+    /// provider answers is kept before anything is made of it, and finished by somebody else if we are stopped.
+    #[expect(clippy::too_many_arguments, reason = "what was asked for, and what it is asked with")]
+    async fn prove(
+        &self,
+        caller: &Caller<'_>,
+        create: CreateConnection,
+        provider: &Provider,
+        method: &Method,
+        scopes: Scopes,
+        token: SecretString,
+        request_fingerprint: Option<String>,
+    ) -> Result<Connection, BrokerError> {
+        let client = self.client(caller.organization_id, provider).await?;
+        let now = self.now();
+        let authorization = Authorization {
+            id: AuthorizationId::new(now, random_bytes()),
+            organization_id: caller.organization_id.clone(),
+            owner: create.owner,
+            provider_id: create.provider_id,
+            auth_method: method.method,
+            connection_id: None,
+            reauthorizes: false,
+            display_name: create.display_name,
+            labels: create.labels,
+            config: create.config,
+            scopes,
+            client_id: Text::parse(&client.id).map_err(|_| BrokerError::OAuthClientMissing)?,
+            redirect_uri: String::new(),
+            return_url: String::new(),
+            completion_challenge: Text::default(),
+            state: AuthorizationState::Exchanging,
+            failure: None,
+            user_code: Text::default(),
+            verification_uri: String::new(),
+            verification_uri_complete: String::new(),
+            started_by: caller.workload.clone(),
+            create_time: now,
+            expire_time: now + self.oauth().lifetime,
+        };
+        let secrets = Credential::from_fields([(REFRESH_TOKEN.to_owned(), token.clone())].into());
+        let mut change = self.store().change(caller.organization_id).await?;
+        let key = self.sealing_key(caller.organization_id, &mut change).await?;
+        let row = authorization.id.to_string();
+        let sealed_flow = Self::seal_fields(&key, flow_spot(&authorization, &row), &secrets);
+        let request = create
+            .idempotency
+            .as_ref()
+            .map(|request| &request.request_id)
+            .zip(request_fingerprint.as_deref());
+        change
+            .insert_authorization(&NewAuthorization {
+                authorization: &authorization,
+                ticket_hash: None,
+                state_hash: None,
+                sealed_flow: &sealed_flow,
+                poll_seconds: None,
+                lease: Some(LEASE),
+                request,
+            })
+            .await?;
+        self.record_authorization(&mut change, AuditKind::AuthorizationStarted, &authorization, "").await?;
+        change.commit().await?;
+        let stored = StoredAuthorization {
+            authorization,
+            browser_hash: None,
+            sealed_flow: Some(sealed_flow),
+            sealed_answer: None,
+            poll_seconds: None,
+        };
+        // In a task of its own: a caller that goes away must not cost the owner their token.
+        let broker = self.clone();
+        let proving = tokio::spawn(async move { broker.refresh_once(stored, &token).await });
+        let done = proving.await.unwrap_or(Err(BrokerError::Contended))?;
+        match (done.state, done.connection_id) {
+            (AuthorizationState::Completed, Some(id)) => self.get_connection(caller, id).await,
+            (AuthorizationState::Failed, _) => Err(match done.failure {
+                Some(AuthorizationFailure::ClientRefused) => BrokerError::OAuthClientRefused,
+                Some(AuthorizationFailure::ProviderUnavailable) => BrokerError::ProviderUnavailable,
+                _ => BrokerError::ProviderRefused,
+            }),
+            // The tokens are here, and whose they are could not be asked yet: it is finished in the background.
+            _ => Err(BrokerError::ProviderUnavailable),
+        }
+    }
+
     #[expect(clippy::too_many_arguments, reason = "what was asked for, and what came of it")]
     async fn insert_issued(
         &self,
@@ -228,6 +332,10 @@ impl Broker {
         change.commit().await?;
         Ok(connection)
     }
+}
+
+const fn is_import(method: AuthMethod) -> bool {
+    matches!(method, AuthMethod::OAuth2Code | AuthMethod::OAuth2Device)
 }
 
 /// Tokens that were issued elsewhere.

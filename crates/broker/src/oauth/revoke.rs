@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyholder_domain::{AuditKind, Connection, Generation};
+use keyholder_domain::{AuditKind, Connection, Generation, RevocationRunId};
 use keyholder_store::{
     Change, NewAuditEvent, NewRevocation, RevocationOutcome, StoredAuthorization, StoredConnection,
     StoredRevocation,
@@ -32,6 +32,7 @@ impl Broker {
         change: &mut Change,
         stored: &StoredConnection,
         generation: Generation,
+        run: Option<RevocationRunId>,
     ) -> Result<(), BrokerError> {
         let Some(tokens) = &stored.connection.tokens else { return Ok(()) };
         let mut fields = std::collections::BTreeMap::new();
@@ -61,6 +62,7 @@ impl Broker {
                 config: &connection.config,
                 sealed_tokens: &sealed,
                 requested_by: caller.workload,
+                run,
                 create_time: self.now(),
             })
             .await?;
@@ -109,6 +111,7 @@ impl Broker {
                 config: &authorization.config,
                 sealed_tokens: &sealed,
                 requested_by: &authorization.started_by,
+                run: None,
                 create_time: self.now(),
             })
             .await?;

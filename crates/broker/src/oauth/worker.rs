@@ -17,8 +17,24 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const BATCH: i64 = 16;
 
 impl Broker {
-    /// Sees to flows and revocations, for ever.
+    /// Sees to flows, revocations and runs of them, for ever.
     pub async fn tend_authorizations(&self) {
+        futures::future::join(self.tend_flows(), self.tend_runs()).await;
+    }
+
+    async fn tend_runs(&self) {
+        loop {
+            let worked = self.run_revocations().await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "a run of revocations stopped; it goes on when its lease ends");
+                false
+            });
+            if !worked {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        }
+    }
+
+    async fn tend_flows(&self) {
         loop {
             let (flows, revocations) = futures::future::join(self.tend_due(), self.revoke_due()).await;
             let full = [flows, revocations].into_iter().any(|taken| match taken {

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use http::{Method, header};
+use tracing::Dispatch;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use zeroize::Zeroizing;
@@ -48,6 +49,9 @@ async fn a_failure_is_one_line_with_the_host_and_the_reason() {
         .with_writer(log.clone())
         .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
+    // With one subscriber only, tracing would ask the thread that comes first to a place in the code whether anybody wants
+    // its lines, and threads of other tests have none that does.
+    let _another = Dispatch::new(tracing_subscriber::registry());
     let root = Root::new();
     let redirect =
         "HTTP/1.1 302 Found\r\nlocation: /hush\r\nset-cookie: hush\r\ncontent-length: 4\r\n\r\nhush";

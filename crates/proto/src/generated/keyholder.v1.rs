@@ -127,6 +127,8 @@ pub enum AuditEventKind {
     TokenRevoked = 17,
     /// An organization's OAuth client was set or removed.
     OauthClientChanged = 18,
+    /// Everything, or everything of one provider or workload, is revoked. The reason is the run's id.
+    RevocationRunStarted = 19,
 }
 impl AuditEventKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -154,6 +156,7 @@ impl AuditEventKind {
             Self::ConnectionRefreshed => "AUDIT_EVENT_KIND_CONNECTION_REFRESHED",
             Self::TokenRevoked => "AUDIT_EVENT_KIND_TOKEN_REVOKED",
             Self::OauthClientChanged => "AUDIT_EVENT_KIND_OAUTH_CLIENT_CHANGED",
+            Self::RevocationRunStarted => "AUDIT_EVENT_KIND_REVOCATION_RUN_STARTED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -180,6 +183,7 @@ impl AuditEventKind {
             "AUDIT_EVENT_KIND_CONNECTION_REFRESHED" => Some(Self::ConnectionRefreshed),
             "AUDIT_EVENT_KIND_TOKEN_REVOKED" => Some(Self::TokenRevoked),
             "AUDIT_EVENT_KIND_OAUTH_CLIENT_CHANGED" => Some(Self::OauthClientChanged),
+            "AUDIT_EVENT_KIND_REVOCATION_RUN_STARTED" => Some(Self::RevocationRunStarted),
             _ => None,
         }
     }
@@ -1340,6 +1344,10 @@ pub struct CreateConnectionRequest {
     /// With an access_token that was issued elsewhere: when it ends. Absent: not known.
     #[prost(message, optional, tag = "12")]
     pub token_expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// With a refresh_token that was issued elsewhere: refresh once before anything is connected, to prove that it works and
+    /// that nobody else holds the last word. If the provider refuses it, nothing is connected.
+    #[prost(bool, tag = "13")]
+    pub prove_refresh_token: bool,
 }
 /// CreateConnectionResponse is the connection that was made.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1631,6 +1639,83 @@ pub struct DeleteConnectionResponse {
     /// The connection, DELETED.
     #[prost(message, optional, tag = "1")]
     pub connection: ::core::option::Option<Connection>,
+}
+/// RevocationRun is many connections that are revoked in one go.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevocationRun {
+    /// Its id: "run_" and 32 hex digits.
+    #[prost(string, tag = "1")]
+    pub revocation_run_id: ::prost::alloc::string::String,
+    /// The tenant.
+    #[prost(string, tag = "2")]
+    pub organization_id: ::prost::alloc::string::String,
+    /// The provider, if only its connections are meant.
+    #[prost(string, tag = "3")]
+    pub provider_id: ::prost::alloc::string::String,
+    /// The workload, if only connections are meant whose credential it got.
+    #[prost(string, tag = "4")]
+    pub workload: ::prost::alloc::string::String,
+    /// How many connections are deleted so far.
+    #[prost(int64, tag = "5")]
+    pub deleted: i64,
+    /// Of their tokens: how many are still to be given back.
+    #[prost(int64, tag = "6")]
+    pub pending: i64,
+    /// How many the provider has taken back.
+    #[prost(int64, tag = "7")]
+    pub revoked: i64,
+    /// How many belong to a provider that has no way to take them back.
+    #[prost(int64, tag = "8")]
+    pub unsupported: i64,
+    /// How many the provider would not take back, however often it was asked. They live until they end by themselves.
+    #[prost(int64, tag = "9")]
+    pub failed: i64,
+    /// When it was begun.
+    #[prost(message, optional, tag = "10")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When the last connection was deleted; tokens may still be pending. Absent: not yet.
+    #[prost(message, optional, tag = "11")]
+    pub done_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// RevokeAllRequest revokes many connections.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeAllRequest {
+    /// The tenant.
+    #[prost(string, tag = "1")]
+    pub organization_id: ::prost::alloc::string::String,
+    /// Only connections at this provider. Empty: at any.
+    #[prost(string, tag = "2")]
+    pub provider_id: ::prost::alloc::string::String,
+    /// Only connections whose credential this workload got at any time: its SPIFFE ID. Empty: all.
+    #[prost(string, tag = "3")]
+    pub workload: ::prost::alloc::string::String,
+    /// Makes the call idempotent, as in CreateConnectionRequest.
+    #[prost(string, tag = "4")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// RevokeAllResponse is the run that was begun.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeAllResponse {
+    /// The run.
+    #[prost(message, optional, tag = "1")]
+    pub revocation_run: ::core::option::Option<RevocationRun>,
+}
+/// GetRevocationRunRequest asks how far a run has come.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetRevocationRunRequest {
+    /// The tenant.
+    #[prost(string, tag = "1")]
+    pub organization_id: ::prost::alloc::string::String,
+    /// Its id.
+    #[prost(string, tag = "2")]
+    pub revocation_run_id: ::prost::alloc::string::String,
+}
+/// GetRevocationRunResponse is how far a run has come.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetRevocationRunResponse {
+    /// The run.
+    #[prost(message, optional, tag = "1")]
+    pub revocation_run: ::core::option::Option<RevocationRun>,
 }
 /// TestConnectionRequest tries a connection's credential.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2240,6 +2325,61 @@ pub mod connection_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// RevokeAll deletes every connection of an organization or, if they are named, those at one provider or those whose
+        /// credential one workload got, and gives their tokens back where the provider takes them. It goes on by itself, also
+        /// through restarts; GetRevocationRun says how far it has come. What is connected afterwards stays. Fails with
+        /// PROVIDER_NOT_ALLOWED or REQUEST_ID_REUSED.
+        pub async fn revoke_all(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeAllRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeAllResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyholder.v1.ConnectionService/RevokeAll",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyholder.v1.ConnectionService", "RevokeAll"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// GetRevocationRun reads how far a RevokeAll has come. Fails with REVOCATION_RUN_NOT_FOUND.
+        pub async fn get_revocation_run(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetRevocationRunRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetRevocationRunResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyholder.v1.ConnectionService/GetRevocationRun",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("keyholder.v1.ConnectionService", "GetRevocationRun"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// TestConnection makes a real call to the provider with the connection's credential: one that costs nothing and
         /// changes nothing there. What came of it is kept as last_test; the connection's state stays as it is. Where
         /// the provider tells whose account it is, that is learned. Fails with CONNECTION_NOT_FOUND,
@@ -2419,6 +2559,25 @@ pub mod connection_service_server {
             request: tonic::Request<super::DeleteConnectionRequest>,
         ) -> std::result::Result<
             tonic::Response<super::DeleteConnectionResponse>,
+            tonic::Status,
+        >;
+        /// RevokeAll deletes every connection of an organization or, if they are named, those at one provider or those whose
+        /// credential one workload got, and gives their tokens back where the provider takes them. It goes on by itself, also
+        /// through restarts; GetRevocationRun says how far it has come. What is connected afterwards stays. Fails with
+        /// PROVIDER_NOT_ALLOWED or REQUEST_ID_REUSED.
+        async fn revoke_all(
+            &self,
+            request: tonic::Request<super::RevokeAllRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeAllResponse>,
+            tonic::Status,
+        >;
+        /// GetRevocationRun reads how far a RevokeAll has come. Fails with REVOCATION_RUN_NOT_FOUND.
+        async fn get_revocation_run(
+            &self,
+            request: tonic::Request<super::GetRevocationRunRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetRevocationRunResponse>,
             tonic::Status,
         >;
         /// TestConnection makes a real call to the provider with the connection's credential: one that costs nothing and
@@ -3050,6 +3209,100 @@ pub mod connection_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/keyholder.v1.ConnectionService/RevokeAll" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeAllSvc<T: ConnectionService>(pub Arc<T>);
+                    impl<
+                        T: ConnectionService,
+                    > tonic::server::UnaryService<super::RevokeAllRequest>
+                    for RevokeAllSvc<T> {
+                        type Response = super::RevokeAllResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeAllRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ConnectionService>::revoke_all(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeAllSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyholder.v1.ConnectionService/GetRevocationRun" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetRevocationRunSvc<T: ConnectionService>(pub Arc<T>);
+                    impl<
+                        T: ConnectionService,
+                    > tonic::server::UnaryService<super::GetRevocationRunRequest>
+                    for GetRevocationRunSvc<T> {
+                        type Response = super::GetRevocationRunResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetRevocationRunRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ConnectionService>::get_revocation_run(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetRevocationRunSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/keyholder.v1.ConnectionService/TestConnection" => {
                     #[allow(non_camel_case_types)]
                     struct TestConnectionSvc<T: ConnectionService>(pub Arc<T>);
@@ -3390,6 +3643,9 @@ pub struct CreateGrantRequest {
     /// Makes the call idempotent, as in CreateConnectionRequest.
     #[prost(string, tag = "9")]
     pub request_id: ::prost::alloc::string::String,
+    /// The ids of the provider's capabilities whose scopes may be asked for, in place of or besides scopes.
+    #[prost(string, repeated, tag = "10")]
+    pub capabilities: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Which connections.
     #[prost(oneof = "create_grant_request::Target", tags = "3, 4")]
     pub target: ::core::option::Option<create_grant_request::Target>,
@@ -3559,6 +3815,88 @@ pub struct CheckAccessResponse {
     /// For AMBIGUOUS_CONNECTION: the connections that could be meant.
     #[prost(message, repeated, tag = "8")]
     pub candidates: ::prost::alloc::vec::Vec<ConnectionCandidate>,
+}
+/// ListAccessRequest asks what a principal may use.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListAccessRequest {
+    /// The tenant.
+    #[prost(string, tag = "1")]
+    pub organization_id: ::prost::alloc::string::String,
+    /// The principal: "type:id". A resolver may ask only as whom it may speak.
+    #[prost(string, tag = "2")]
+    pub actor: ::prost::alloc::string::String,
+    /// How many at most: 1 to 500; 0 means 100.
+    #[prost(int32, tag = "3")]
+    pub page_size: i32,
+    /// The next_page_token of the page before. The other fields must be what they were then.
+    #[prost(string, tag = "4")]
+    pub page_token: ::prost::alloc::string::String,
+    /// Through which workload: a SPIFFE ID. Empty: the caller. Only a manager or operator may name another than its own.
+    #[prost(string, tag = "5")]
+    pub workload: ::prost::alloc::string::String,
+}
+/// ListAccessResponse is a page of what a principal may use.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListAccessResponse {
+    /// The connections, the oldest first. A page may have fewer than asked for, or none, and still not be the last.
+    #[prost(message, repeated, tag = "1")]
+    pub connections: ::prost::alloc::vec::Vec<AccessibleConnection>,
+    /// Asks for the next page. Empty on the last one.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// AccessibleConnection is a connection that a principal may use.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AccessibleConnection {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub connection_id: ::prost::alloc::string::String,
+    /// The grant that decides. Empty when the principal owns the connection.
+    #[prost(string, tag = "2")]
+    pub grant_id: ::prost::alloc::string::String,
+    /// When that grant ends by itself. Absent: never, or there is no grant.
+    #[prost(message, optional, tag = "3")]
+    pub grant_expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// At which provider.
+    #[prost(string, tag = "4")]
+    pub provider_id: ::prost::alloc::string::String,
+    /// The provider's name, for people.
+    #[prost(string, tag = "5")]
+    pub provider_name: ::prost::alloc::string::String,
+    /// Whose account it is.
+    #[prost(string, tag = "6")]
+    pub owner: ::prost::alloc::string::String,
+    /// The account at the provider.
+    #[prost(message, optional, tag = "7")]
+    pub account: ::core::option::Option<Account>,
+    /// The connection's name, for people.
+    #[prost(string, tag = "8")]
+    pub display_name: ::prost::alloc::string::String,
+    /// Where it stands. Only ACTIVE releases.
+    #[prost(enumeration = "ConnectionState", tag = "9")]
+    pub state: i32,
+    /// The scopes that the principal may count on.
+    #[prost(string, repeated, tag = "10")]
+    pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What those scopes amount to.
+    #[prost(message, repeated, tag = "11")]
+    pub capabilities: ::prost::alloc::vec::Vec<AccessibleCapability>,
+    /// Where the provider's API is. Empty where that is a part of the credential.
+    #[prost(string, tag = "12")]
+    pub base_url: ::prost::alloc::string::String,
+}
+/// AccessibleCapability is one of a provider's services that can be used.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AccessibleCapability {
+    /// Its id, such as "mail".
+    #[prost(string, tag = "1")]
+    pub capability_id: ::prost::alloc::string::String,
+    /// Its name, for people.
+    #[prost(string, tag = "2")]
+    pub title: ::prost::alloc::string::String,
+    /// Where its API is.
+    #[prost(string, tag = "3")]
+    pub base_url: ::prost::alloc::string::String,
 }
 /// ConnectionCandidate is one of several connections that could be meant.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3908,10 +4246,37 @@ pub mod grant_service_client {
                 .insert(GrpcMethod::new("keyholder.v1.GrantService", "CheckAccess"));
             self.inner.unary(req, path, codec).await
         }
+        /// ListAccess lists every connection that a principal may use, with its account, its capabilities and where their APIs
+        /// are: what an agent has to be told to work with them. Releases nothing. For the roles resolver, manager and
+        /// operator.
+        pub async fn list_access(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListAccessRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAccessResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyholder.v1.GrantService/ListAccess",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyholder.v1.GrantService", "ListAccess"));
+            self.inner.unary(req, path, codec).await
+        }
         /// ResolveCredential releases a credential, and records that it did. For the role resolver only. Fails with
         /// CONNECTION_NOT_FOUND, PROVIDER_NOT_FOUND, GRANT_MISSING, GRANT_REVOKED, GRANT_EXPIRED,
         /// WORKLOAD_NOT_GRANTED, SCOPE_NOT_GRANTED, SCOPE_MISSING, CONNECTION_PENDING, CONNECTION_DISABLED,
-        /// REAUTHORIZATION_REQUIRED, AMBIGUOUS_CONNECTION, CREDENTIAL_UNREADABLE, STORE_UNAVAILABLE or
+        /// REAUTHORIZATION_REQUIRED, TOKEN_EXPIRED, AMBIGUOUS_CONNECTION, CREDENTIAL_UNREADABLE, STORE_UNAVAILABLE or
         /// AUDIT_UNAVAILABLE.
         pub async fn resolve_credential(
             &mut self,
@@ -3999,10 +4364,20 @@ pub mod grant_service_server {
             tonic::Response<super::CheckAccessResponse>,
             tonic::Status,
         >;
+        /// ListAccess lists every connection that a principal may use, with its account, its capabilities and where their APIs
+        /// are: what an agent has to be told to work with them. Releases nothing. For the roles resolver, manager and
+        /// operator.
+        async fn list_access(
+            &self,
+            request: tonic::Request<super::ListAccessRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAccessResponse>,
+            tonic::Status,
+        >;
         /// ResolveCredential releases a credential, and records that it did. For the role resolver only. Fails with
         /// CONNECTION_NOT_FOUND, PROVIDER_NOT_FOUND, GRANT_MISSING, GRANT_REVOKED, GRANT_EXPIRED,
         /// WORKLOAD_NOT_GRANTED, SCOPE_NOT_GRANTED, SCOPE_MISSING, CONNECTION_PENDING, CONNECTION_DISABLED,
-        /// REAUTHORIZATION_REQUIRED, AMBIGUOUS_CONNECTION, CREDENTIAL_UNREADABLE, STORE_UNAVAILABLE or
+        /// REAUTHORIZATION_REQUIRED, TOKEN_EXPIRED, AMBIGUOUS_CONNECTION, CREDENTIAL_UNREADABLE, STORE_UNAVAILABLE or
         /// AUDIT_UNAVAILABLE.
         async fn resolve_credential(
             &self,
@@ -4299,6 +4674,51 @@ pub mod grant_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CheckAccessSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyholder.v1.GrantService/ListAccess" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListAccessSvc<T: GrantService>(pub Arc<T>);
+                    impl<
+                        T: GrantService,
+                    > tonic::server::UnaryService<super::ListAccessRequest>
+                    for ListAccessSvc<T> {
+                        type Response = super::ListAccessResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListAccessRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as GrantService>::list_access(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListAccessSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

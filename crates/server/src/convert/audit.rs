@@ -76,6 +76,7 @@ const fn kind(kind: AuditKind) -> v1::AuditEventKind {
         AuditKind::ConnectionReauthorized => v1::AuditEventKind::ConnectionReauthorized,
         AuditKind::ConnectionRefreshed => v1::AuditEventKind::ConnectionRefreshed,
         AuditKind::TokenRevoked => v1::AuditEventKind::TokenRevoked,
+        AuditKind::RevocationRunStarted => v1::AuditEventKind::RevocationRunStarted,
         AuditKind::OAuthClientChanged => v1::AuditEventKind::OauthClientChanged,
         AuditKind::GrantCreated => v1::AuditEventKind::GrantCreated,
         AuditKind::GrantRevoked => v1::AuditEventKind::GrantRevoked,

@@ -115,6 +115,7 @@ pub fn create_connection(mut request: v1::CreateConnectionRequest) -> Result<Cre
             credentials: secrets(request.credentials),
             config: request.config,
             token_expire_time,
+            prove_refresh_token: request.prove_refresh_token,
             display_name: display_name?,
             account: account?,
             scopes: scopes?,
@@ -282,4 +283,26 @@ fn read_states(reader: &mut Reader, states: &[i32]) -> Vec<ConnectionState> {
         wanted.extend(ConnectionState::ALL.into_iter().filter(|state| *state != ConnectionState::Deleted));
     }
     wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_in_a_feed_has_one_resume_token() {
+        let organization_id = OrganizationId::parse("acme").unwrap();
+        let read = |token: &str| {
+            let mut reader = Reader::new();
+            let place = resumed(&mut reader, &organization_id, token);
+            reader.finish(Some(place)).ok()
+        };
+        for place in [0, 7, i64::MAX] {
+            assert_eq!(read(&resume_token(&organization_id, place)), Some(Some(place)));
+        }
+        for spelling in ["+7", "07", "007", "-0", "-7", " 7", "7 ", "", "9223372036854775808"] {
+            let token = feed(&organization_id).encode(spelling);
+            assert_eq!(read(&token), None, "{spelling:?}");
+        }
+    }
 }

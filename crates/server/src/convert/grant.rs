@@ -1,10 +1,10 @@
 use std::time::Duration;
 
-use keyholder_broker::{Access, Answer, Ask, CreateGrant, GrantFilter, Refusal, Target};
+use keyholder_broker::{Access, Answer, Ask, CreateGrant, GrantFilter, Refusal, Target, Usable};
 use keyholder_domain::access::Right;
 use keyholder_domain::{
     ConnectionId, Grant, GrantId, GrantState, GrantTarget, Principal, ProviderId, Reason, Scopes, Text,
-    Timestamp, WorkloadPattern,
+    Timestamp, WorkloadId, WorkloadPattern,
 };
 use keyholder_proto::v1;
 
@@ -75,6 +75,9 @@ pub fn create_grant(mut request: v1::CreateGrantRequest) -> Result<CreateGrant, 
     let patterns: Result<Vec<_>, _> =
         request.workloads.iter().map(|pattern| WorkloadPattern::parse(pattern)).collect();
     let workloads = reader.checked("workloads", patterns);
+    if request.capabilities.len() > 32 {
+        reader.wrong("capabilities", "must be at most 32 ids");
+    }
     let expire_time = reader.moment("expire_time", request.expire_time.as_ref());
     let reason = reader.checked("reason", Text::parse(&request.reason));
     let create = (|| {
@@ -82,6 +85,7 @@ pub fn create_grant(mut request: v1::CreateGrantRequest) -> Result<CreateGrant, 
             grantee: grantee?,
             target: target?,
             scopes: scopes?,
+            capabilities: request.capabilities,
             workloads: workloads?,
             expire_time,
             reason: reason?,
@@ -162,14 +166,13 @@ pub fn ask(reader: &mut Reader, fields: &AskFields<'_>) -> Option<Ask> {
 
 fn read_min_ttl(reader: &mut Reader, given: Option<prost_types::Duration>) -> Duration {
     let Some(given) = given else { return Duration::ZERO };
-    let in_range = (0..1_000_000_000).contains(&given.nanos);
-    match Duration::try_from(given).ok().filter(|ttl| in_range && *ttl <= MAX_MIN_TTL) {
-        Some(ttl) => ttl,
-        None => {
-            reader.wrong("min_ttl", "must be between 0 seconds and one hour");
-            Duration::ZERO
-        }
-    }
+    // Judged first: the conversion adds the two up.
+    let in_range = (0..=3_600).contains(&given.seconds) && (0..1_000_000_000).contains(&given.nanos);
+    let ttl = if in_range { Duration::try_from(given).ok() } else { None };
+    ttl.filter(|ttl| *ttl <= MAX_MIN_TTL).unwrap_or_else(|| {
+        reader.wrong("min_ttl", "must be between 0 seconds and one hour");
+        Duration::ZERO
+    })
 }
 
 fn provider_target(reader: &mut Reader, target: &v1::ProviderTarget) -> Option<Target> {
@@ -211,6 +214,47 @@ pub fn no_access(reason: Reason) -> v1::CheckAccessResponse {
         reason: reason.as_str().to_owned(),
         message: reason.sentence().to_owned(),
         ..Default::default()
+    }
+}
+
+/// Reads whose access to list, and which page of it.
+pub fn list_access(
+    mut request: v1::ListAccessRequest,
+) -> Result<(Principal, Option<WorkloadId>, PageToken, Page<ConnectionId>), Problem> {
+    let mut reader = Reader::new();
+    let size = std::mem::take(&mut request.page_size);
+    let token = std::mem::take(&mut request.page_token);
+    let tokens = PageToken::of("ListAccess", &request);
+    let page = tokens.read(&mut reader, size, &token, |text| ConnectionId::parse(text).ok());
+    let actor = reader.required("actor", &request.actor, Principal::parse);
+    let workload = reader.optional("workload", &request.workload, WorkloadId::parse);
+    reader.finish(actor.map(|actor| (actor, workload, tokens, page)))
+}
+
+/// A connection that may be used, on the wire.
+pub fn accessible(usable: Usable) -> v1::AccessibleConnection {
+    let connection = usable.connection;
+    v1::AccessibleConnection {
+        connection_id: connection.id.to_string(),
+        grant_id: usable.grant.as_ref().map(|grant| grant.id.to_string()).unwrap_or_default(),
+        grant_expire_time: usable.grant.and_then(|grant| grant.expire_time).map(timestamp),
+        provider_id: connection.provider_id.to_string(),
+        provider_name: usable.provider_name,
+        owner: connection.owner.to_string(),
+        account: Some(account(&connection.account)),
+        display_name: connection.display_name.as_str().to_owned(),
+        state: state(connection.state).into(),
+        scopes: usable.permit.scopes.to_strings(),
+        capabilities: usable
+            .capabilities
+            .into_iter()
+            .map(|capability| v1::AccessibleCapability {
+                capability_id: capability.id,
+                title: capability.title,
+                base_url: capability.base_url,
+            })
+            .collect(),
+        base_url: usable.base_url,
     }
 }
 

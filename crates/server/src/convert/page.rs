@@ -63,7 +63,8 @@ impl PageToken {
         (items, token)
     }
 
-    pub(super) fn encode(&self, place: &str) -> String {
+    /// The token that stands for a place.
+    pub fn encode(&self, place: &str) -> String {
         URL_SAFE_NO_PAD.encode([&self.mark, place.as_bytes()].concat())
     }
 
@@ -98,6 +99,29 @@ mod tests {
         assert_eq!(read(tokens("other"), &token), None);
         assert_eq!(read(tokens("acme"), "nonsense"), None);
         assert_eq!(read(tokens("acme"), &format!("{token}AA")), None);
+    }
+
+    #[test]
+    fn a_place_has_one_token_and_no_other_spelling_of_it() {
+        const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_+/=";
+        let tokens = tokens("acme");
+        // Places of every length modulo 3, so that the last character holds 6, 4 and 2 bits.
+        for place in ["", "a", "ab", "conn_0193a1b2c3d47e5f8a9b0c1d2e3f4a5b"] {
+            let token = tokens.encode(place);
+            assert_eq!(tokens.decode(&token).as_deref(), Some(place));
+            let mut spellings: Vec<String> =
+                ["=", "==", "A", "\n", " "].iter().map(|more| format!("{token}{more}")).collect();
+            for at in 0..token.len() {
+                for character in ALPHABET {
+                    let mut spelling = token.clone().into_bytes();
+                    spelling[at] = *character;
+                    spellings.push(String::from_utf8(spelling).unwrap());
+                }
+            }
+            for spelling in spellings.iter().filter(|spelling| **spelling != token) {
+                assert_ne!(tokens.decode(spelling).as_deref(), Some(place), "{spelling} for {token}");
+            }
+        }
     }
 
     #[test]

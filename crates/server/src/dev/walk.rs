@@ -7,17 +7,21 @@ use keyholder_proto::v1::audit_service_client::AuditServiceClient;
 use keyholder_proto::v1::connection_service_client::ConnectionServiceClient;
 use keyholder_proto::v1::grant_service_client::GrantServiceClient;
 use keyholder_proto::v1::{
-    AuditEventKind, AuthMethod, CreateConnectionRequest, CreateGrantRequest, ListAuditEventsRequest,
-    ResolveCredentialRequest, RevokeGrantRequest, create_grant_request, resolve_credential_request,
+    AuditEventKind, AuthMethod, Connection, CreateConnectionRequest, CreateGrantRequest,
+    GetAuthorizationRequest, GetConnectionRequest, ListAuditEventsRequest, ResolveCredentialRequest,
+    RevokeGrantRequest, StartAuthorizationRequest, StartAuthorizationResponse, create_grant_request,
+    resolve_credential_request,
 };
+use keyholder_testkit::browser::Browser;
 use keyholder_testkit::client::channel;
 use keyholder_testkit::pki::DevPki;
 use keyholder_testkit::postgres::PrivatePostgres;
+use keyholder_testkit::provider::Provider;
 use keyholder_vault::random_bytes;
 use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
 
-use super::{DATABASE, DevError, say};
+use super::{DATABASE, DevError, demo, say};
 
 const ORGANIZATION: &str = "acme";
 const OWNER: &str = "user:ada";
@@ -26,7 +30,13 @@ const AGENT: &str = "agent:roadie";
 type Step<T> = Result<T, DevError>;
 
 /// Walks through connect, grant, resolve, revoke, refused, and prints how to do it by hand.
-pub(super) async fn walk(grpc: SocketAddr, pki: &DevPki, postgres: &PrivatePostgres, dir: &Path) -> Step<()> {
+pub(super) async fn walk(
+    grpc: SocketAddr,
+    pki: &DevPki,
+    postgres: &PrivatePostgres,
+    provider: &Provider,
+    dir: &Path,
+) -> Step<()> {
     let open = |name: &str| {
         channel(grpc, &pki.certificate("ca"), &pki.certificate(name), &pki.key(name))
             .map_err(|error| DevError::Walk("opening a channel", Box::new(error)))
@@ -70,6 +80,23 @@ pub(super) async fn walk(grpc: SocketAddr, pki: &DevPki, postgres: &PrivatePostg
     say("\nThe audit, the newest first:");
     print_audit(&mut auditing, &connection).await?;
 
+    say(&format!(
+        "\n6. Consent. {OWNER} connects an account at the demo provider, an OAuth server on this machine."
+    ));
+    let account = consent(&mut connections, provider).await?;
+    say(&format!(
+        "   {} is ACTIVE, for the account {:?}.",
+        account.connection_id,
+        account.account.unwrap_or_default().name
+    ));
+    let header = resolve_as_owner(&mut resolving, &account.connection_id).await?;
+    say(&format!("   The gateway, as {OWNER}, gets   Authorization: {header}"));
+    let link = begin(&mut connections, &format!("user:you-{}", random_hex())).await?;
+    say(&format!(
+        "   Do it yourself within ten minutes; open this in a browser:\n   {}",
+        link.authorization_url
+    ));
+
     let again = give(&mut managing, &connection).await?;
     print_by_hand(grpc, dir, &connection, &again);
     Ok(())
@@ -87,6 +114,45 @@ async fn connect(console: &mut ConnectionServiceClient<Channel>, key: &str) -> S
     };
     let made = console.create_connection(request).await.map_err(failed("connect"))?.into_inner();
     Ok(made.connection.unwrap_or_default().connection_id)
+}
+
+async fn begin(
+    console: &mut ConnectionServiceClient<Channel>,
+    owner: &str,
+) -> Step<StartAuthorizationResponse> {
+    let request = StartAuthorizationRequest {
+        organization_id: ORGANIZATION.into(),
+        owner: owner.into(),
+        provider_id: demo::PROVIDER.into(),
+        ..Default::default()
+    };
+    Ok(console.start_authorization(request).await.map_err(failed("consent"))?.into_inner())
+}
+
+/// Follows the link as a browser would, with an owner who says yes.
+async fn consent(console: &mut ConnectionServiceClient<Channel>, provider: &Provider) -> Step<Connection> {
+    let begun = begin(console, OWNER).await?;
+    demo::answer_by_itself(provider, true);
+    let page = Browser::new().get(&begun.authorization_url).await;
+    demo::answer_by_itself(provider, false);
+    page.map_err(|error| DevError::Walk("consent", Box::new(error)))?;
+    let request = GetAuthorizationRequest {
+        organization_id: ORGANIZATION.into(),
+        authorization_id: begun.authorization.unwrap_or_default().authorization_id,
+    };
+    let done = console.get_authorization(request).await.map_err(failed("consent"))?.into_inner();
+    let request = GetConnectionRequest {
+        organization_id: ORGANIZATION.into(),
+        connection_id: done.authorization.unwrap_or_default().connection_id,
+    };
+    let made = console.get_connection(request).await.map_err(failed("consent"))?.into_inner();
+    Ok(made.connection.unwrap_or_default())
+}
+
+async fn resolve_as_owner(gateway: &mut GrantServiceClient<Channel>, connection: &str) -> Step<String> {
+    let request = ResolveCredentialRequest { actor: OWNER.into(), ..resolve_request(connection) };
+    let released = gateway.resolve_credential(request).await.map_err(failed("resolve"))?.into_inner();
+    Ok(released.http.unwrap_or_default().headers.remove("Authorization").unwrap_or_default())
 }
 
 async fn give(console: &mut GrantServiceClient<Channel>, connection: &str) -> Step<String> {

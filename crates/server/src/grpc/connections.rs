@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use keyholder_broker::{BrokerError, Watched};
-use keyholder_domain::{Connection, ConnectionId, Generation, OrganizationId, Text};
+use keyholder_domain::{Connection, ConnectionId, Generation, OrganizationId, RevocationRunId, Text};
 use keyholder_proto::v1;
 use keyholder_proto::v1::connection_service_server::ConnectionService;
 use tonic::{Request, Response, Status};
@@ -174,6 +174,35 @@ impl ConnectionService for Services {
             self.broker.delete_connection(&caller, named.id, named.expected).await
         });
         Ok(Response::new(v1::DeleteConnectionResponse { connection: answer(&call, deleted)? }))
+    }
+
+    async fn revoke_all(
+        &self,
+        request: Request<v1::RevokeAllRequest>,
+    ) -> Result<Response<v1::RevokeAllResponse>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let revoke = convert::revoke_all(message).map_err(|problem| call.fail(problem))?;
+        note_request(&call, revoke.idempotency.as_ref());
+        let run = as_caller!(call, organization_id, None, |caller| {
+            self.broker.revoke_all(&caller, revoke).await
+        });
+        let run = convert::revocation_run(run.map_err(|error| call.broke(error))?);
+        Ok(Response::new(v1::RevokeAllResponse { revocation_run: Some(run) }))
+    }
+
+    async fn get_revocation_run(
+        &self,
+        request: Request<v1::GetRevocationRunRequest>,
+    ) -> Result<Response<v1::GetRevocationRunResponse>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let mut reader = Reader::new();
+        let id = reader.required("revocation_run_id", &message.revocation_run_id, RevocationRunId::parse);
+        let id = reader.finish(id).map_err(|problem| call.fail(problem))?;
+        let run = as_caller!(call, organization_id, None, |caller| {
+            self.broker.get_revocation_run(&caller, id).await
+        });
+        let run = convert::revocation_run(run.map_err(|error| call.broke(error))?);
+        Ok(Response::new(v1::GetRevocationRunResponse { revocation_run: Some(run) }))
     }
 
     async fn test_connection(

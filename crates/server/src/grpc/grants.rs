@@ -1,6 +1,6 @@
 use keyholder_broker::{Ask, Caller, Target};
 use keyholder_catalog::Provider;
-use keyholder_domain::{GrantId, GrantTarget, OrganizationId, ProviderId, Reason, WorkloadId};
+use keyholder_domain::{GrantId, GrantTarget, OrganizationId, Principal, ProviderId, Reason, WorkloadId};
 use keyholder_proto::v1;
 use keyholder_proto::v1::grant_service_server::GrantService;
 use tonic::{Request, Response, Status};
@@ -132,18 +132,51 @@ impl GrantService for Services {
         Ok(Response::new(convert::check_access_response(access)))
     }
 
+    async fn list_access(
+        &self,
+        request: Request<v1::ListAccessRequest>,
+    ) -> Result<Response<v1::ListAccessResponse>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let (actor, workload, tokens, page) =
+            convert::list_access(message).map_err(|problem| call.fail(problem))?;
+        note(&call.facts().actor, &actor);
+        let manages = call.is_manager().map_err(|problem| call.fail(problem))?;
+        if !manages {
+            call.check_actor(&actor).map_err(|problem| call.fail(problem))?;
+            if workload.as_ref().is_some_and(|named| named != call.peer().workload()) {
+                return Err(call.fail(Problem::new(Reason::RoleMissing)));
+            }
+        }
+        let as_whom = (!manages).then_some(&actor);
+        let workload = workload.as_ref().unwrap_or(call.peer().workload());
+        let listed = as_caller!(call, organization_id, as_whom, |caller| {
+            self.broker.list_access(&caller, &actor, workload, page.after, page.size).await
+        });
+        let (usable, more) = listed.map_err(|error| call.broke(error))?;
+        let next_page_token = more.map(|last| tokens.encode(&last.to_string())).unwrap_or_default();
+        let connections = usable.into_iter().map(convert::accessible).collect();
+        Ok(Response::new(v1::ListAccessResponse { connections, next_page_token }))
+    }
+
     async fn resolve_credential(
         &self,
         request: Request<v1::ResolveCredentialRequest>,
     ) -> Result<Response<v1::ResolveCredentialResponse>, Status> {
-        let call = Call::of(request.extensions())?;
+        let call = Call::whatever_its_role(request.extensions())?;
         let message = request.into_inner();
-        let (organization_id, ask) = read_resolve(&message).map_err(|problem| call.fail(problem))?;
+        let read =
+            if call.has_role() { read_resolve(&message) } else { Err(Problem::new(Reason::RoleMissing)) };
+        let (organization_id, ask) = match read {
+            Ok(read) => read,
+            Err(problem) => return Err(self.refuse_unread(&call, &message, problem).await),
+        };
         self.note_ask(&call, &ask);
         let allowed = call.check_organization(&organization_id).and_then(|()| call.check_actor(&ask.actor));
         if let Err(problem) = allowed {
             let provider_id = provider_of(&ask);
-            return Err(call.deny(&self.broker, &organization_id, &ask.actor, provider_id, problem).await);
+            return Err(call
+                .deny(&self.broker, &organization_id, Some(&ask.actor), provider_id, problem)
+                .await);
         }
         let released = as_caller!(call, organization_id, Some(&ask.actor), |caller| {
             self.broker.resolve(&caller, &ask).await
@@ -190,6 +223,33 @@ fn read_resolve(message: &v1::ResolveCredentialRequest) -> Result<(OrganizationI
 }
 
 impl Services {
+    /// Refuses a resolve for its caller's role or its fields. It goes to the audit of the organization that it names,
+    /// if the caller may act for that one: any other's is not the caller's to write in.
+    async fn refuse_unread(
+        &self,
+        call: &Call,
+        message: &v1::ResolveCredentialRequest,
+        problem: Problem,
+    ) -> Status {
+        use v1::resolve_credential_request::Target;
+
+        let Ok(organization_id) = OrganizationId::parse(&message.organization_id) else {
+            return call.fail(problem);
+        };
+        if call.check_organization(&organization_id).is_err() {
+            return call.fail(problem);
+        }
+        let actor = Principal::parse(&message.actor).ok();
+        if let Some(actor) = &actor {
+            note(&call.facts().actor, actor);
+        }
+        let provider_id = match &message.target {
+            Some(Target::Provider(target)) => ProviderId::parse(&target.provider_id).ok(),
+            Some(Target::ConnectionId(_)) | None => None,
+        };
+        call.deny(&self.broker, &organization_id, actor.as_ref(), provider_id.as_ref(), problem).await
+    }
+
     fn note_ask(&self, call: &Call, ask: &Ask) {
         note(&call.facts().actor, &ask.actor);
         match &ask.target {

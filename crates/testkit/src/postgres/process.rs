@@ -32,6 +32,12 @@ pub(super) fn children_of(parent: u32) -> Vec<u32> {
     table.into_iter().map(|(pid, _)| pid).collect()
 }
 
+/// Every process.
+#[cfg(test)]
+pub(super) fn every_process() -> Vec<u32> {
+    table().into_iter().map(|(pid, _)| pid).collect()
+}
+
 /// The program and the arguments of a process, divided by spaces.
 pub(super) fn command_line(pid: u32) -> Option<String> {
     if cfg!(target_os = "linux") {

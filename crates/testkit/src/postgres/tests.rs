@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, geteuid, getpgid, getpgrp};
 use tempfile::TempDir;
 
 use super::{
-    process::{children_of, is_running, signal, wait_until},
+    process::{children_of, command_line, every_process, is_running, signal, wait_until},
     *,
 };
 
@@ -241,10 +241,9 @@ fn helper() {
 
 /// Kills the watchdogs of a server, which are the shells that name its data.
 fn kill_watchdogs(data: &Path) {
-    let found =
-        Command::new("pgrep").args(["-f", &format!("keyholder-postgres INT {}", data.display())]).output();
-    let found = String::from_utf8(found.unwrap().stdout).unwrap();
-    let shells: Vec<u32> = found.lines().map(|pid| pid.parse().unwrap()).collect();
+    let name = format!("keyholder-postgres INT {}", data.display());
+    let mut shells = every_process();
+    shells.retain(|pid| command_line(*pid).is_some_and(|line| line.contains(&name)));
     assert!(!shells.is_empty());
     for pid in &shells {
         signal(*pid, Signal::KILL).unwrap();
