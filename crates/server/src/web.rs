@@ -15,7 +15,6 @@ use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use axum::routing::get;
-use hyper_util::service::TowerToHyperService;
 use keyholder_broker::{Broker, BrokerError, BrowserAnswer, Cookies, Landing, LandingOutcome, Opened};
 use keyholder_domain::AuthorizationFailure;
 use keyholder_vault::{ExposeSecret as _, SecretString};
@@ -37,7 +36,7 @@ const MAX_QUERY_LEN: usize = 32 * 1024;
 
 /// Serves the pages, for ever.
 pub async fn serve(listener: TcpListener, broker: Broker) {
-    let service = router(broker);
+    let pages = router(broker);
     let room = Room::new();
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -53,10 +52,10 @@ pub async fn serve(listener: TcpListener, broker: Broker) {
             tracing::debug!("a browser's connection was turned away: there are too many");
             continue;
         };
-        let service = TowerToHyperService::new(service.clone());
+        let pages = pages.clone();
         tokio::spawn(async move {
             let _until_the_end = place;
-            line::serve(stream, service, PATIENCE).await;
+            line::serve(stream, pages, PATIENCE).await;
         });
     }
 }

@@ -90,12 +90,10 @@ impl Broker {
         token: &SecretString,
     ) -> Result<Authorization, BrokerError> {
         let provider = self.known_provider(&stored.authorization.provider_id)?;
+        // It was issued elsewhere; servers that want to hear a redirect URI know ours, for the client is the same.
         let redirect_uri = self.redirect_uri(&provider.id).unwrap_or_default();
-        let request = TokenRequest::Refresh {
-            token,
-            scopes: &stored.authorization.scopes,
-            redirect_uri: &redirect_uri,
-        };
+        let scopes = &stored.authorization.scopes;
+        let request = TokenRequest::Refresh { token, scopes, redirect_uri: &redirect_uri };
         self.ask_and_finish(&stored, provider, &request, BTreeMap::new()).await
     }
 
@@ -551,7 +549,7 @@ impl Broker {
             self.grow(&mut pending.connection);
             change.update_connection(&pending).await?;
         }
-        if failure != AuthorizationFailure::AccountMismatch {
+        if failure != AuthorizationFailure::AccountMismatch && !takes_over(stored) {
             // Giving back the tokens of another account could end what somebody else has at the provider.
             self.give_back_unused(&mut change, stored).await?;
         }
@@ -631,6 +629,11 @@ impl Broker {
         // Without its moment, it came when the flow began: a token must not be believed to live longer than it does.
         Ok(KeptAnswer { answer, time: time.unwrap_or(authorization.create_time), learned: learned.collect() })
     }
+}
+
+/// Whether a flow takes over a refresh token of elsewhere. It may still be used there: it is not ours to end.
+fn takes_over(stored: &StoredAuthorization) -> bool {
+    stored.authorization.redirect_uri.is_empty() && stored.poll_seconds.is_none()
 }
 
 /// For whom a flow's own steps are done: whoever began it.

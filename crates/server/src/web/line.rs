@@ -3,12 +3,10 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::Service;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// How long things may take.
@@ -26,20 +24,14 @@ pub(super) struct Patience {
 const MAX_HEAD_LEN: usize = 64 * 1024;
 
 /// Serves a connection to its end.
-pub(super) async fn serve<I, S>(stream: I, service: S, patience: Patience)
+pub(super) async fn serve<I>(stream: I, pages: Router, patience: Patience)
 where
-    I: AsyncRead + AsyncWrite + Unpin,
-    S: Service<Request<Incoming>, Response = Response<Body>>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut connection = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(patience.head)
-            .max_buf_size(MAX_HEAD_LEN)
-            .keep_alive(true)
-            .serve_connection(TokioIo::new(stream), service)
-    );
+    let service = TowerToHyperService::new(pages);
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(patience.head).max_buf_size(MAX_HEAD_LEN);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = match tokio::time::timeout(patience.requests, connection.as_mut()).await {
         Ok(ended) => ended,
         Err(_) => {
@@ -55,8 +47,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use axum::Router;
-    use hyper_util::service::TowerToHyperService;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::task::JoinHandle;
 
@@ -65,10 +55,9 @@ mod tests {
     fn line(buffer: usize) -> (DuplexStream, JoinHandle<()>) {
         let (browser, ours) = duplex(buffer);
         let pages = Router::new().fallback(async || "x".repeat(8 * 1024));
-        let service = TowerToHyperService::new(pages);
         let soon = Duration::from_millis(200);
         let patience = Patience { head: soon, requests: 2 * soon, answer: soon };
-        (browser, tokio::spawn(serve(ours, service, patience)))
+        (browser, tokio::spawn(serve(ours, pages, patience)))
     }
 
     const ASK: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
