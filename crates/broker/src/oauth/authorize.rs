@@ -15,7 +15,7 @@ use keyholder_vault::{Credential, ExposeSecret as _, SecretString, random_bytes,
 use url::Url;
 
 use super::browser::BrowserAnswer;
-use super::{Spot, server};
+use super::{Spot, default_scopes, server};
 use crate::audit::Refused;
 use crate::connections::same_request;
 use crate::credentials::check_config;

@@ -221,7 +221,8 @@ impl Broker {
         let state = answer.only("state").ok().flatten().map(ExposeSecret::expose_secret);
         let expected = secrets.get(super::authorize::STATE).map(ExposeSecret::expose_secret);
         if state.is_none() || state != expected {
-            return Err(FieldError::invalid("state", "is not the state of this authorization").into());
+            let problem = "is not the state of this authorization";
+            return Err(FieldError::invalid("redirect_parameters.state", problem).into());
         }
         let (organization_id, id) = (authorization.organization_id.clone(), authorization.id);
         match self.take_answer(stored, answer).await? {
@@ -230,7 +231,8 @@ impl Broker {
                 stored.ok_or(BrokerError::AuthorizationNotFound)
             }
             Err(LandingOutcome::BadRequest) => {
-                Err(FieldError::invalid("code", "or error must be given, once, and not both").into())
+                let problem = "or error must be given, once, and not both";
+                Err(FieldError::invalid("redirect_parameters.code", problem).into())
             }
             Err(_) => Err(BrokerError::AuthorizationNotReady),
         }
