@@ -153,9 +153,8 @@ impl Broker {
         check_verifier(&stored.authorization, completion.verifier.as_ref())?;
         if let Some(answer) = completion.forwarded {
             if !self.is_forwarded(&stored.authorization) {
-                return Err(
-                    FieldError::invalid("code", "goes only with a redirect_uri of the app's own").into()
-                );
+                let problem = "goes only with a redirect_uri of the app's own";
+                return Err(FieldError::invalid("redirect_parameters", problem).into());
             }
             if stored.authorization.state == AuthorizationState::Pending {
                 stored = self.take_forwarded(stored, answer).await?;
@@ -245,7 +244,7 @@ impl Broker {
             _ => start.config,
         };
         check_config(provider, self.url_rules(), &config, &mut errors);
-        let scopes = scopes(provider, start.scopes, &start.capabilities, &mut errors);
+        let scopes = scopes(provider, method, start.scopes, &start.capabilities, &mut errors);
         let device = method.method == AuthMethod::OAuth2Device;
         let redirect_uri = match (device, start.redirect_uri) {
             (true, None) => String::new(),
@@ -457,12 +456,15 @@ pub(crate) fn secret() -> SecretString {
 
 fn scopes(
     provider: &Provider,
+    method: &Method,
     scopes: Scopes,
     capabilities: &[String],
     errors: &mut Vec<FieldError>,
 ) -> Scopes {
-    let mut all =
-        if scopes.is_empty() && capabilities.is_empty() { provider.default_scopes.clone() } else { scopes };
+    let mut all = match scopes.is_empty() && capabilities.is_empty() {
+        true => default_scopes(provider, method).clone(),
+        false => scopes,
+    };
     match with_capabilities(provider, all.clone(), capabilities) {
         Ok(with) => all = with,
         Err(error) => errors.push(error),

@@ -14,7 +14,7 @@ use keyholder_vault::{Credential, ExposeSecret as _, SecretString, random_bytes}
 
 use super::authorize::provider_fault;
 use super::finish::{ACCESS_TOKEN, Issued, REFRESH_TOKEN, credential, renewal_spot};
-use super::server;
+use super::{default_scopes, server};
 use crate::audit::Refused;
 use crate::connections::{CreateConnection, same_request, seal, summary};
 use crate::credentials::{check_config, check_credential};
@@ -69,8 +69,10 @@ impl Broker {
                 Some(fingerprint)
             }
         };
-        let scopes =
-            if create.scopes.is_empty() { provider.default_scopes.clone() } else { create.scopes.clone() };
+        let scopes = match create.scopes.is_empty() {
+            true => default_scopes(provider, method).clone(),
+            false => create.scopes.clone(),
+        };
         let got = self.get(caller, &create, provider, method, given, &scopes).await?;
         self.insert_issued(caller, create, provider, method, scopes, got, request_fingerprint).await
     }
