@@ -1,5 +1,6 @@
 //! Accounts that are connected by OAuth: owners consent in a browser, and nothing is lost, doubled or sent elsewhere.
 
+mod access;
 mod callback;
 mod clients;
 mod code;
@@ -12,5 +13,7 @@ mod leaks;
 mod pages;
 mod peers;
 mod quirks;
+mod record;
+mod revoke_all;
 mod two_legged;
 mod world;

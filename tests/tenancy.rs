@@ -5,14 +5,15 @@ mod probes;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use keyholder_proto::v1::o_auth_client_service_client::OAuthClientServiceClient;
 use keyholder_proto::v1::{self, check_access_request, create_grant_request, resolve_credential_request};
 use prost::Message as _;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use crate::callers::raw::{self, Descriptors};
-use crate::harness::{ACME, World, assert_refused, grant_request, openai, resolve_request};
-use probes::{Probe, connection_probes, grant_probes, name_probes, probe};
+use crate::harness::{ACME, World, assert_refused, eventually, grant_request, openai, resolve_request};
+use probes::{Probe, authorization_probes, connection_probes, grant_probes, name_probes, probe, run_probes};
 
 /// The other organization. Whatever is in it is called eve.
 const OTHER: &str = "other";
@@ -20,11 +21,22 @@ const OTHER: &str = "other";
 /// Ids that were never given out.
 const NO_CONNECTION: &str = "conn_0193a1b2c3d47e5f8a9b0c1d2e3f4a5b";
 const NO_GRANT: &str = "grant_0193a1b2c3d47e5f8a9b0c1d2e3f4a5b";
+const NO_AUTHORIZATION: &str = "authz_0193a1b2c3d47e5f8a9b0c1d2e3f4a5b";
+const NO_RUN: &str = "run_0193a1b2c3d47e5f8a9b0c1d2e3f4a5b";
+
+/// What completes eve's flow, and its challenge (RFC 7636, appendix B).
+const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+
+/// Where the browsers of flows come back to.
+const WEB: &str = "[web]\nlisten = \"127.0.0.1:0\"\npublic_url = \"https://keyholder.example.com\"\n";
 
 /// What the other organization has.
 struct Eve {
     connection_ids: Vec<String>,
     grant_ids: Vec<String>,
+    authorization_ids: Vec<String>,
+    run_ids: Vec<String>,
     page_tokens: [String; 3],
     resume_token: String,
 }
@@ -94,6 +106,17 @@ impl Eve {
         };
         grants.revoke_grant(revoke).await.unwrap();
 
+        let authorization_ids = Self::begin_flows(world).await;
+        let run = v1::RevokeAllRequest {
+            organization_id: OTHER.into(),
+            provider_id: "stripe".into(),
+            ..Default::default()
+        };
+        let run = connections.revoke_all(run).await.unwrap().into_inner().revocation_run.unwrap();
+        eventually("the end of eve's run", || {
+            (world.sql("SELECT count(*) FROM revocation_runs WHERE done_time IS NULL") == "0").then_some(())
+        });
+
         let (organization_id, page_size) = (OTHER.to_owned(), 1);
         let list = v1::ListConnectionsRequest { organization_id, page_size, ..Default::default() };
         let connection_page = connections.list_connections(list).await.unwrap().into_inner();
@@ -108,6 +131,8 @@ impl Eve {
         Self {
             connection_ids,
             grant_ids,
+            authorization_ids,
+            run_ids: vec![run.revocation_run_id],
             page_tokens: [
                 connection_page.next_page_token,
                 grant_page.next_page_token,
@@ -115,6 +140,35 @@ impl Eve {
             ],
             resume_token: feed.message().await.unwrap().unwrap().resume_token,
         }
+    }
+}
+
+impl Eve {
+    /// Begins flows with a client of the other organization's own, one of them with a challenge.
+    async fn begin_flows(world: &World) -> Vec<String> {
+        let client = v1::SetOAuthClientRequest {
+            organization_id: OTHER.into(),
+            provider_id: "github".into(),
+            client_id: "eves-client".into(),
+            client_secret: "eves-secret".into(),
+            keep_previous_secret: false,
+        };
+        let mut clients = OAuthClientServiceClient::new(world.channel("console"));
+        clients.set_o_auth_client(client).await.unwrap();
+        let mut ids = Vec::new();
+        for completion_challenge in ["", CHALLENGE].map(String::from) {
+            let start = v1::StartAuthorizationRequest {
+                organization_id: OTHER.into(),
+                owner: "user:eve".into(),
+                provider_id: "github".into(),
+                display_name: "eve's".into(),
+                completion_challenge,
+                ..Default::default()
+            };
+            let begun = world.connections().start_authorization(start).await.unwrap().into_inner();
+            ids.push(begun.authorization.unwrap().authorization_id);
+        }
+        ids
     }
 }
 
@@ -135,7 +189,7 @@ fn rows_of(world: &World, organization_id: &str) -> String {
 
 /// A world in which acme has something of its own.
 async fn two_organizations() -> (World, Eve) {
-    let world = World::start();
+    let world = World::start_with(|_, _| WEB.to_owned());
     let connection_id = world.connect("user:ada", "sk-ada").await;
     world.grant("agent:roadie", &connection_id).await;
     let eve = Eve::new(&world).await;
@@ -151,6 +205,8 @@ async fn another_organizations_id_is_answered_byte_for_byte_like_one_that_never_
     let cases = [
         (connection_probes(), &eve.connection_ids, NO_CONNECTION),
         (grant_probes(), &eve.grant_ids, NO_GRANT),
+        (authorization_probes(), &eve.authorization_ids, NO_AUTHORIZATION),
+        (run_probes(), &eve.run_ids, NO_RUN),
     ];
     let mut tried = BTreeSet::new();
     for (probes, eves, nobodys) in cases {
@@ -174,15 +230,19 @@ async fn another_organizations_id_is_answered_byte_for_byte_like_one_that_never_
     assert!(untried.is_empty(), "no id of another organization is tried for {untried:?}");
 }
 
-/// The fields of all requests that hold the id of a connection or a grant.
+/// The fields of all requests that hold the id of something.
 fn fields_with_ids() -> BTreeSet<(String, String)> {
     let descriptors = Descriptors::keyholder();
     let mut found = BTreeSet::new();
     for (path, request) in descriptors.methods() {
         for field in &descriptors.message(&request).field {
             match field.name() {
-                "connection_id" | "grant_id" => drop(found.insert((path.clone(), field.name().to_owned()))),
-                "connection" => drop(found.insert((path.clone(), "connection.connection_id".to_owned()))),
+                "connection_id" | "grant_id" | "authorization_id" | "revocation_run_id" => {
+                    found.insert((path.clone(), field.name().to_owned()));
+                }
+                "connection" => {
+                    found.insert((path.clone(), "connection.connection_id".to_owned()));
+                }
                 _ => {}
             }
         }
@@ -296,6 +356,19 @@ async fn no_list_no_check_and_no_audit_shows_another_organizations_rows() {
     answers.push(grants.encode_to_vec());
 
     // In both organizations roadie may use a connection at openai; in acme that is exactly one.
+    let access = v1::ListAccessRequest {
+        organization_id: ACME.into(),
+        actor: "agent:roadie".into(),
+        ..Default::default()
+    };
+    let access = world.grants("gateway").list_access(access).await.unwrap().into_inner();
+    assert_eq!(access.connections.len(), 1);
+    answers.push(access.encode_to_vec());
+    let list = v1::ListOAuthClientsRequest { organization_id: ACME.into() };
+    let mut clients = OAuthClientServiceClient::new(world.channel("console"));
+    let clients = clients.list_o_auth_clients(list).await.unwrap().into_inner();
+    assert!(clients.oauth_clients.is_empty());
+    answers.push(clients.encode_to_vec());
     let target = v1::ProviderTarget { provider_id: "openai".into(), ..Default::default() };
     let check = v1::CheckAccessRequest {
         organization_id: ACME.into(),

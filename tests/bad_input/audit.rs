@@ -43,8 +43,10 @@ pub(super) fn rows(fixture: &Fixture) -> Vec<Row> {
     for page_size in values::PAGE_SIZES {
         add("page_size", &Request { page_size, ..list() });
     }
-    let [connections, grants, events, providers] = &fixture.pages;
-    for page_token in [values::tokens(), [connections, grants, providers].map(Clone::clone).into()].concat() {
+    let [connections, grants, events, providers, access] = &fixture.pages;
+    for page_token in
+        [values::tokens(), [connections, grants, providers, access].map(Clone::clone).into()].concat()
+    {
         add("page_token", &Request { page_token, ..list() });
     }
     add("page_token", &Request { page_token: events.clone(), actor: "user:ada".into(), ..list() });

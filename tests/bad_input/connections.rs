@@ -8,9 +8,9 @@ use super::values::NO_CONNECTION;
 use super::{CANARY, Fixture, Row, values};
 use crate::harness::{ACME, openai};
 
-const INVALID: (Code, &str) = (Code::InvalidArgument, "INVALID_FIELD");
-const URL: (Code, &str) = (Code::InvalidArgument, "URL_NOT_ALLOWED");
-const NOT_FOUND: (Code, &str) = (Code::NotFound, "CONNECTION_NOT_FOUND");
+pub(super) const INVALID: (Code, &str) = (Code::InvalidArgument, "INVALID_FIELD");
+pub(super) const URL: (Code, &str) = (Code::InvalidArgument, "URL_NOT_ALLOWED");
+pub(super) const NOT_FOUND: (Code, &str) = (Code::NotFound, "CONNECTION_NOT_FOUND");
 const CHANGED: (Code, &str) = (Code::FailedPrecondition, "ETAG_MISMATCH");
 const DELETED: (Code, &str) = (Code::FailedPrecondition, "CONNECTION_DELETED");
 const NO_CLIENT: (Code, &str) = (Code::FailedPrecondition, "OAUTH_CLIENT_MISSING");
@@ -23,6 +23,7 @@ pub(super) fn rows(fixture: &Fixture) -> Vec<Row> {
     rows.extend(create_method());
     rows.extend(create_credentials());
     rows.extend(create_config());
+    rows.extend(create_from_tokens());
     rows.extend(named(fixture));
     rows.extend(replace(fixture));
     rows.extend(disable_reason(fixture));
@@ -47,7 +48,7 @@ fn twilio_fields() -> BTreeMap<String, String> {
     map(&[("account_sid", &sid("AC")), ("key_sid", &sid("SK")), ("api_key", CANARY)])
 }
 
-fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub(super) fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
@@ -91,7 +92,7 @@ fn create() -> Vec<Row> {
 }
 
 /// Labels with something wrong.
-fn labels() -> Vec<BTreeMap<String, String>> {
+pub(super) fn labels() -> Vec<BTreeMap<String, String>> {
     let mut bad: Vec<_> = ["", "A", "a b", "a\n", "é", "a:b", &"a".repeat(64)]
         .map(|key| map(&[("fine", ""), (key, "x")]))
         .into();
@@ -126,10 +127,13 @@ fn create_method() -> Vec<Row> {
     ] {
         rows.push(Row::invalid(CREATE, "auth_method", &request(provider, method.into())));
     }
-    for (provider, method) in [("slack", Oauth2Code), ("google", Oauth2Code), ("google", Unspecified)] {
+    // Methods that a typed-in credential is not for have to be named.
+    for provider in ["google", "gitlab"] {
+        rows.push(Row::invalid(CREATE, "auth_method", &request(provider, Unspecified.into())));
+    }
+    for (provider, method) in [("slack", Oauth2Code), ("google", Oauth2Code), ("google", Oauth2Device)] {
         rows.push(Row::refused(CREATE, "auth_method", &request(provider, method.into()), NO_CLIENT));
     }
-    rows.push(Row::invalid(CREATE, "auth_method", &request("google", Oauth2Device.into())));
     rows
 }
 
@@ -207,7 +211,7 @@ fn create_credentials() -> Vec<Row> {
 }
 
 /// URLs that may not be used.
-const URLS: [&str; 8] = [
+pub(super) const URLS: [&str; 8] = [
     "http://ai.example",
     "ai.example",
     "https://user:canary7d1f4e@ai.example",
@@ -242,6 +246,36 @@ fn create_config() -> Vec<Row> {
     add("custom-api-key", map(&[("prefix", "Bearer\r\nX: ")]), "config.prefix");
     let both = request("openai-compatible", map(&[("base_url", "http://a"), ("colour", "red")]));
     rows.push(Row::new(CREATE, "config", &both, INVALID, &["config.base_url", "config"]));
+    rows
+}
+
+/// Tokens that were issued elsewhere, with something wrong.
+fn create_from_tokens() -> Vec<Row> {
+    type Request = v1::CreateConnectionRequest;
+    let import = |credentials| Request {
+        provider_id: "gitlab".into(),
+        auth_method: v1::AuthMethod::Oauth2Code.into(),
+        credentials,
+        ..request()
+    };
+    let mut rows = Vec::new();
+    for moment in values::moments() {
+        let request = Request { token_expire_time: Some(moment), ..import(map(&[("access_token", CANARY)])) };
+        rows.push(Row::invalid(CREATE, "token_expire_time", &request));
+    }
+    // An API key has no end.
+    let soon = Some(prost_types::Timestamp { seconds: 4_102_444_800, nanos: 0 });
+    rows.push(Row::invalid(CREATE, "token_expire_time", &Request { token_expire_time: soon, ..request() }));
+    let mut add = |credentials, path: &str| {
+        rows.push(Row::new(CREATE, "credentials", &import(credentials), INVALID, &[path]));
+    };
+    add(BTreeMap::new(), "credentials.access_token");
+    add(map(&[("refresh_token", CANARY)]), "credentials.access_token");
+    add(map(&[("access_token", CANARY), ("api_key", CANARY)]), "credentials");
+    for token in ["", " ", "a b", &format!("{CANARY}\n"), &format!("{CANARY}é"), &CANARY.repeat(6_000)] {
+        add(map(&[("access_token", token)]), "credentials.access_token");
+        add(map(&[("access_token", CANARY), ("refresh_token", token)]), "credentials.refresh_token");
+    }
     rows
 }
 
@@ -471,8 +505,10 @@ fn list(fixture: &Fixture) -> Vec<Row> {
     for page_size in values::PAGE_SIZES {
         add("page_size", &Request { page_size, ..list() });
     }
-    let [connections, grants, events, providers] = &fixture.pages;
-    for page_token in [values::tokens(), [grants, events, providers].map(Clone::clone).into()].concat() {
+    let [connections, grants, events, providers, access] = &fixture.pages;
+    for page_token in
+        [values::tokens(), [grants, events, providers, access].map(Clone::clone).into()].concat()
+    {
         add("page_token", &Request { page_token, ..list() });
     }
     add("page_token", &Request { page_token: connections.clone(), owner: "user:ada".into(), ..list() });

@@ -21,6 +21,8 @@ pub(super) fn rows(fixture: &Fixture) -> Vec<Row> {
     rows.extend(revoke(fixture));
     rows.extend(check(fixture));
     rows.extend(resolve(fixture));
+    rows.extend(capabilities(fixture));
+    rows.extend(list_access(fixture));
     rows
 }
 
@@ -130,8 +132,10 @@ fn list(fixture: &Fixture) -> Vec<Row> {
     for page_size in values::PAGE_SIZES {
         add("page_size", &Request { page_size, ..list() });
     }
-    let [connections, grants, events, providers] = &fixture.pages;
-    for page_token in [values::tokens(), [connections, events, providers].map(Clone::clone).into()].concat() {
+    let [connections, grants, events, providers, access] = &fixture.pages;
+    for page_token in
+        [values::tokens(), [connections, events, providers, access].map(Clone::clone).into()].concat()
+    {
         add("page_token", &Request { page_token, ..list() });
     }
     add("page_token", &Request { page_token: grants.clone(), states: vec![1], ..list() });
@@ -250,5 +254,57 @@ fn resolve(fixture: &Fixture) -> Vec<Row> {
     }
     let nothing = Request { target: None, ..resolve() };
     rows.push(Row::new(RPC, "connection_id", &nothing, INVALID, &["target"]));
+    rows
+}
+
+fn capabilities(fixture: &Fixture) -> Vec<Row> {
+    const RPC: &str = "GrantService/CreateGrant";
+    let mut rows = Vec::new();
+    let selector = v1::GrantSelector { owner: "user:ada".into(), provider_id: "google".into() };
+    let targets = [
+        (GrantTarget::ConnectionId(fixture.connection_id.clone()), "gmail"),
+        (GrantTarget::Selector(selector), "mail"),
+    ];
+    for (target, of_another) in targets {
+        let create = |capabilities: &[&str]| v1::CreateGrantRequest {
+            target: Some(target.clone()),
+            capabilities: capabilities.iter().map(|id| (*id).to_owned()).collect(),
+            ..grant_request("agent:roadie", "")
+        };
+        for id in ["", of_another, "GMAIL", "gmail\n", "a\u{202e}b", &"x".repeat(10_000)] {
+            rows.push(Row::new(RPC, "capabilities", &create(&[id]), INVALID, &["capabilities[0]"]));
+        }
+        rows.push(Row::invalid(RPC, "capabilities", &create(&["gmail"; 33])));
+    }
+    rows
+}
+
+fn list_access(fixture: &Fixture) -> Vec<Row> {
+    type Request = v1::ListAccessRequest;
+    const RPC: &str = "GrantService/ListAccess";
+    let list = || Request { organization_id: ACME.into(), actor: "agent:other".into(), ..Default::default() };
+    let mut rows = Vec::new();
+    let mut add = |field, request: &Request| rows.push(Row::invalid(RPC, field, request));
+    for organization_id in values::organizations() {
+        add("organization_id", &Request { organization_id, ..list() });
+    }
+    for actor in [vec![String::new()], values::principals()].concat() {
+        add("actor", &Request { actor, ..list() });
+    }
+    for workload in [values::workloads(), vec!["spiffe://test.example/*".into()]].concat() {
+        add("workload", &Request { workload, ..list() });
+    }
+    for page_size in values::PAGE_SIZES {
+        add("page_size", &Request { page_size, ..list() });
+    }
+    let [connections, grants, events, providers, access] = &fixture.pages;
+    let others = [connections, grants, events, providers].map(Clone::clone);
+    for page_token in [values::tokens(), others.into(), fixture.other_pages.to_vec()].concat() {
+        add("page_token", &Request { page_token, ..list() });
+    }
+    // Of another actor, and through another workload.
+    add("page_token", &Request { page_token: access.clone(), actor: "agent:roadie".into(), ..list() });
+    let workload = "spiffe://test.example/gateway".into();
+    add("page_token", &Request { page_token: access.clone(), workload, ..list() });
     rows
 }

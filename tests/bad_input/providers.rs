@@ -17,7 +17,7 @@ pub(super) fn rows(fixture: &Fixture) -> Vec<Row> {
         let list = v1::ListProvidersRequest { page_size, ..Default::default() };
         rows.push(Row::invalid(rpc, "page_size", &list));
     }
-    for page_token in [values::tokens(), fixture.pages[..3].to_vec()].concat() {
+    for page_token in [values::tokens(), fixture.pages[..3].to_vec(), fixture.pages[4..].to_vec()].concat() {
         let list = v1::ListProvidersRequest { page_token, ..Default::default() };
         rows.push(Row::invalid(rpc, "page_token", &list));
     }

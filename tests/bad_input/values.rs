@@ -39,11 +39,27 @@ pub(super) fn grant_ids() -> Vec<String> {
     connection_ids().iter().map(|id| id.replace("grant_", "audit_").replace("conn_", "grant_")).collect()
 }
 
+/// Ids of authorizations that cannot be.
+pub(super) fn authorization_ids() -> Vec<String> {
+    connection_ids().iter().map(|id| id.replace("grant_", "run_").replace("conn_", "authz_")).collect()
+}
+
+/// Ids of runs that cannot be.
+pub(super) fn run_ids() -> Vec<String> {
+    connection_ids().iter().map(|id| id.replace("grant_", "authz_").replace("conn_", "run_")).collect()
+}
+
 /// A connection that is not there.
 pub(super) const NO_CONNECTION: &str = "conn_0193a1b2c3d47e5f8a9b0c1d2e3f4a5b";
 
 /// A grant that is not there.
 pub(super) const NO_GRANT: &str = "grant_0193a1b2c3d47e5f8a9b0c1d2e3f4a5b";
+
+/// An authorization that is not there.
+pub(super) const NO_AUTHORIZATION: &str = "authz_0193a1b2c3d47e5f8a9b0c1d2e3f4a5b";
+
+/// A run that is not there.
+pub(super) const NO_RUN: &str = "run_0193a1b2c3d47e5f8a9b0c1d2e3f4a5b";
 
 /// Texts for people that are too long, or would deceive them.
 pub(super) fn words() -> Vec<String> {

@@ -32,6 +32,8 @@ pub(crate) struct OAuth {
 pub(crate) struct Setup<'a> {
     /// More keys of the recipe, two spaces in.
     pub(crate) recipe: &'a str,
+    /// More keys of the method of the owner's own client, four spaces in.
+    pub(crate) client: &'a str,
     /// More of the definition.
     pub(crate) definition: &'a str,
     /// More settings under `[web]`.
@@ -340,6 +342,7 @@ fn definition(id: &str, provider: &Provider, setup: &Setup<'_>) -> String {
          {code}{device}\
          \x20 - method: oauth2_client_credentials\n    title: Client\n    fields:\n\
          \x20     - {{ name: client_id, title: Id }}\n      - {{ name: client_secret, title: Secret, secret: true }}\n\
+         {client}\
          oauth2:\n  issuer: {base}\n  sends_iss: true\n  client_authentication: basic\n\
          \x20 authorize: {{ url: '{authorize}' }}\n  token: {{ url: '{token}' }}\n\
          \x20 device: {{ url: '{device_at}' }}\n  revoke: {{ url: '{revoke}' }}\n{recipe}\n\
@@ -352,6 +355,7 @@ fn definition(id: &str, provider: &Provider, setup: &Setup<'_>) -> String {
         token = at("/token"),
         device_at = at("/device_authorization"),
         revoke = at("/revoke"),
+        client = setup.client,
         recipe = setup.recipe,
         more = setup.definition,
     );

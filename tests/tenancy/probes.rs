@@ -84,6 +84,9 @@ pub(super) fn connection_probes() -> Vec<Probe> {
     probes.push(probe("AuditService/ListAuditEvents", "connection_id", move |connection_id| {
         v1::ListAuditEventsRequest { organization_id: ACME.into(), connection_id, ..Default::default() }
     }));
+    probes.push(probe("ConnectionService/StartAuthorization", "connection_id", move |connection_id| {
+        v1::StartAuthorizationRequest { organization_id: ACME.into(), connection_id, ..Default::default() }
+    }));
     for actor in ["agent:roadie", "user:ada"] {
         probes.push(probe("GrantService/CheckAccess", "connection_id", move |id| v1::CheckAccessRequest {
             organization_id: ACME.into(),
@@ -118,6 +121,37 @@ pub(super) fn grant_probes() -> Vec<Probe> {
             ..Default::default()
         }),
     ]
+}
+
+pub(super) fn authorization_probes() -> Vec<Probe> {
+    let complete = |authorization_id: String, verifier: &str, parameters: &[(&str, &str)]| {
+        let parameters = parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        v1::CompleteAuthorizationRequest {
+            organization_id: ACME.into(),
+            authorization_id,
+            completion_verifier: verifier.into(),
+            redirect_parameters: parameters.collect(),
+        }
+    };
+    const RPC: &str = "ConnectionService/CompleteAuthorization";
+    vec![
+        probe("ConnectionService/GetAuthorization", "authorization_id", move |authorization_id| {
+            v1::GetAuthorizationRequest { organization_id: ACME.into(), authorization_id }
+        }),
+        probe(RPC, "authorization_id", move |id| complete(id, "", &[])),
+        probe(RPC, "authorization_id", move |id| complete(id, "wrong", &[])),
+        // What eve's own app would send.
+        probe(RPC, "authorization_id", move |id| complete(id, super::VERIFIER, &[])),
+        probe(RPC, "authorization_id", move |id| {
+            complete(id, super::VERIFIER, &[("state", "x"), ("code", "x")])
+        }),
+    ]
+}
+
+pub(super) fn run_probes() -> Vec<Probe> {
+    vec![probe("ConnectionService/GetRevocationRun", "revocation_run_id", move |revocation_run_id| {
+        v1::GetRevocationRunRequest { organization_id: ACME.into(), revocation_run_id }
+    })]
 }
 
 /// Requests that name an owner or an account, with one of eve's and one of nobody's.
@@ -187,6 +221,35 @@ pub(super) fn name_probes() -> Vec<(Probe, &'static str, &'static str)> {
             }),
             eve,
             nobody,
+        ),
+        (
+            probe("GrantService/ListAccess", "actor", move |actor| v1::ListAccessRequest {
+                organization_id: ACME.into(),
+                actor,
+                ..Default::default()
+            }),
+            eve,
+            nobody,
+        ),
+        (
+            // Eve has a client at GitHub, and nobody has one at Slack.
+            probe("OAuthClientService/DeleteOAuthClient", "provider_id", move |provider_id| {
+                v1::DeleteOAuthClientRequest { organization_id: ACME.into(), provider_id }
+            }),
+            "github",
+            "slack",
+        ),
+        (
+            probe("ConnectionService/StartAuthorization", "provider_id", move |provider_id| {
+                v1::StartAuthorizationRequest {
+                    organization_id: ACME.into(),
+                    owner: "user:ada".into(),
+                    provider_id,
+                    ..Default::default()
+                }
+            }),
+            "github",
+            "slack",
         ),
         (
             probe("AuditService/ListAuditEvents", "actor", move |actor| v1::ListAuditEventsRequest {

@@ -333,6 +333,9 @@ impl Broker {
         stored.connection.last_test = None;
         self.grow(&mut stored.connection);
         self.finish(caller, &mut change, AuditKind::ConnectionDeleted, &stored).await?;
+        if let Some(run) = run {
+            change.count_deleted(run).await?;
+        }
         change.commit().await?;
         Ok(stored.connection)
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use keyholder_catalog::oauth2::OAuth2;
 use keyholder_catalog::{Method, Provider};
-use keyholder_domain::{Generation, OrganizationId, ProviderId};
+use keyholder_domain::{Generation, OrganizationId, ProviderId, Scopes};
 use keyholder_upstream::oauth::{Client, Server};
 use keyholder_vault::{Credential, DataKey, OpenError, Place, Sealed};
 
@@ -121,6 +121,12 @@ pub(crate) fn server<'a>(
     Ok(Server { provider, recipe: recipe(provider)?, client, config })
 }
 
+/// The scopes that are asked for where a caller names none.
+pub(crate) fn default_scopes<'a>(provider: &'a Provider, method: &'a Method) -> &'a Scopes {
+    method.default_scopes.as_ref().unwrap_or(&provider.default_scopes)
+}
+
+/// How a provider speaks OAuth.
 pub(crate) fn recipe(provider: &Provider) -> Result<&OAuth2, BrokerError> {
     provider.oauth2.as_deref().ok_or(BrokerError::OAuthClientMissing)
 }

@@ -158,14 +158,13 @@ impl Store {
     ) -> Result<(), StoreError> {
         let result = run!(self, connection => {
             sqlx::query!(
-                "UPDATE revocation_runs SET reached = $3, deleted = $4,
-                     lease_expire_time = clock_timestamp() + make_interval(secs => $5),
-                     done_time = CASE WHEN $6 THEN clock_timestamp() END
+                "UPDATE revocation_runs SET reached = $3,
+                     lease_expire_time = clock_timestamp() + make_interval(secs => $4),
+                     done_time = CASE WHEN $5 THEN clock_timestamp() END
                  WHERE organization_id = $1 AND revocation_run_id = $2",
                 of.organization_id.as_str(),
                 of.id.as_uuid(),
                 of.reached.map(ConnectionId::as_uuid),
-                of.deleted,
                 lease,
                 done,
             )
@@ -195,6 +194,21 @@ impl Change {
             made: RevocationRunId::from_uuid(found.revocation_run_id),
             fingerprint: found.fingerprint,
         }))
+    }
+
+    /// Counts a connection that a run deletes. Inside the change that deletes it, so that a run whose process dies, or that
+    /// two replicas have, counts each connection once.
+    pub async fn count_deleted(&mut self, run: RevocationRunId) -> Result<(), StoreError> {
+        let organization_id = self.organization_id().clone();
+        let result = sqlx::query!(
+            "UPDATE revocation_runs SET deleted = deleted + 1
+             WHERE organization_id = $1 AND revocation_run_id = $2",
+            organization_id.as_str(),
+            run.as_uuid(),
+        )
+        .execute(self.connection())
+        .await?;
+        one_row("revocation_runs", &result)
     }
 
     /// Adds a run.

@@ -9,15 +9,34 @@ SERVICES = [
     "keyholder.v1.AuditService",
     "keyholder.v1.ConnectionService",
     "keyholder.v1.GrantService",
+    "keyholder.v1.OAuthClientService",
     "keyholder.v1.ProviderService",
 ]
 
+# What OAuth brought.
+OAUTH_METHODS = {
+    "keyholder.v1.ConnectionService": [
+        "StartAuthorization",
+        "GetAuthorization",
+        "CompleteAuthorization",
+        "RevokeAll",
+        "GetRevocationRun",
+    ],
+    "keyholder.v1.GrantService": ["ListAccess"],
+    "keyholder.v1.OAuthClientService": ["SetOAuthClient", "ListOAuthClients", "DeleteOAuthClient"],
+}
+
 
 class Reflection(unittest.TestCase):
-    def v1alpha_lists_all_four_services(self):
+    def v1alpha_lists_every_service(self):
         listed = self._print("list").split()
         self.assertIn("grpc.reflection.v1alpha.ServerReflection", listed)
         self.assertEqual([name for name in listed if name.startswith("keyholder.")], SERVICES)
+
+    def lists_the_methods_of_oauth(self):
+        for service, methods in OAUTH_METHODS.items():
+            listed = self._print("list", service).split()
+            self.assertLessEqual({f"{service}.{method}" for method in methods}, set(listed))
 
     def describe_shows_the_comment_of_every_method(self):
         for service in SERVICES:

@@ -15,7 +15,7 @@ use keyholder_vault::{Credential, ExposeSecret as _, SecretString, random_bytes,
 use url::Url;
 
 use super::browser::BrowserAnswer;
-use super::{Spot, server};
+use super::{Spot, default_scopes, server};
 use crate::audit::Refused;
 use crate::connections::same_request;
 use crate::credentials::check_config;
@@ -157,9 +157,8 @@ impl Broker {
         check_verifier(&stored.authorization, completion.verifier.as_ref())?;
         if let Some(answer) = completion.forwarded {
             if !self.is_forwarded(&stored.authorization) {
-                return Err(
-                    FieldError::invalid("code", "goes only with a redirect_uri of the app's own").into()
-                );
+                let problem = "goes only with a redirect_uri of the app's own";
+                return Err(FieldError::invalid("redirect_parameters", problem).into());
             }
             if stored.authorization.state == AuthorizationState::Pending {
                 stored = self.take_forwarded(stored, answer).await?;
@@ -495,11 +494,6 @@ fn scopes(
         Ok(lasting) => all.union(&lasting),
         Err(_) => all,
     }
-}
-
-/// The scopes that are asked for when a caller names none.
-pub(super) fn default_scopes<'a>(provider: &'a Provider, method: &'a Method) -> &'a Scopes {
-    method.default_scopes.as_ref().unwrap_or(&provider.default_scopes)
 }
 
 fn check_challenge(challenge: &Text, required: bool, errors: &mut Vec<FieldError>) {

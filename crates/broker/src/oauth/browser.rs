@@ -228,13 +228,15 @@ impl Broker {
         let state = answer.only("state").ok().flatten().map(ExposeSecret::expose_secret);
         let expected = secrets.get(super::authorize::STATE).map(ExposeSecret::expose_secret);
         if state.is_none() || state != expected {
-            return Err(FieldError::invalid("state", "is not the state of this authorization").into());
+            let problem = "is not the state of this authorization";
+            return Err(FieldError::invalid("redirect_parameters.state", problem).into());
         }
         let (organization_id, id) = (authorization.organization_id.clone(), authorization.id);
         let provider = self.known_provider(&authorization.provider_id)?;
-        let judged = self
-            .judge(authorization, provider, &answer)
-            .map_err(|_| FieldError::invalid("code", "or error must be given, once, and not both"))?;
+        let judged = self.judge(authorization, provider, &answer).map_err(|_| {
+            let problem = "or error must be given, once, and not both";
+            FieldError::invalid("redirect_parameters.code", problem)
+        })?;
         if self.take_answer(stored, judged).await?.is_none() {
             return Err(BrokerError::AuthorizationNotReady);
         }

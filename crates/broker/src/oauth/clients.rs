@@ -67,10 +67,12 @@ impl Broker {
         let generation = before.as_ref().map_or(Generation::FIRST, |before| before.generation.next());
         let mut secrets: Vec<SecretString> = set.client_secret.into_iter().collect();
         if set.keep_previous_secret {
-            let before = before.as_ref().filter(|before| before.client_id == set.client_id);
-            let before = before.ok_or(FieldError::invalid(
+            let same = |before: &&StoredOAuthClient| {
+                before.client_id == set.client_id && before.sealed_secrets.is_some()
+            };
+            let before = before.as_ref().filter(same).ok_or(FieldError::invalid(
                 "keep_previous_secret",
-                "goes only with the client_id that is set already",
+                "goes only with the client_id that is set already, and has a secret",
             ))?;
             secrets.extend(self.secrets(caller.organization_id, before).await?.into_iter().take(1));
         }

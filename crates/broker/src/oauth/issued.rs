@@ -14,10 +14,10 @@ use keyholder_store::{NewAuthorization, NewConnection, StoredAuthorization};
 use keyholder_upstream::oauth::{Client, TokenFault, TokenRequest, TokenSet};
 use keyholder_vault::{Credential, ExposeSecret as _, SecretString, random_bytes};
 
-use super::authorize::{default_scopes, flow_spot, provider_fault};
+use super::authorize::{flow_spot, provider_fault};
 use super::browser::LEASE;
 use super::finish::{ACCESS_TOKEN, Issued, KeptAnswer, REFRESH_TOKEN, credential, renewal_of, renewal_spot};
-use super::server;
+use super::{default_scopes, server};
 use crate::audit::Refused;
 use crate::connections::{CreateConnection, account_of, same_request, seal, summary};
 use crate::credentials::{check_config, check_credential};

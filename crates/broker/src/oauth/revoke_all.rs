@@ -103,7 +103,6 @@ impl Broker {
             for id in &batch {
                 self.delete_in_run(&run, *id).await?;
                 run.reached = Some(*id);
-                run.deleted += 1;
             }
             let done = batch.is_empty();
             self.store().advance_revocation_run(&run, done, LEASE).await?;

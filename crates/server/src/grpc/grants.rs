@@ -148,10 +148,26 @@ impl GrantService for Services {
             }
         }
         let as_whom = (!manages).then_some(&actor);
-        let workload = workload.as_ref().unwrap_or(call.peer().workload());
-        let listed = as_caller!(call, organization_id, as_whom, |caller| {
-            self.broker.list_access(&caller, &actor, workload, page.after, page.size).await
-        });
+        let judged = workload.as_ref().unwrap_or(call.peer().workload());
+        let listed = if judged == call.peer().workload() {
+            as_caller!(call, organization_id, as_whom, |caller| {
+                self.broker.list_access(&caller, &actor, judged, page.after, page.size).await
+            })
+        } else {
+            // What may not be resolved through it at all is nothing that can be used through it.
+            let Ok(resolver) = call.resolver(judged, &organization_id, &actor) else {
+                return Ok(Response::new(v1::ListAccessResponse::default()));
+            };
+            let may_use = |provider: &Provider| {
+                call.may_use(as_whom, provider) && may_use(resolver, Some(&actor), provider)
+            };
+            let caller = Caller {
+                workload: call.peer().workload(),
+                organization_id: &organization_id,
+                may_use: &may_use,
+            };
+            self.broker.list_access(&caller, &actor, judged, page.after, page.size).await
+        };
         let (usable, more) = listed.map_err(|error| call.broke(error))?;
         let next_page_token = more.map(|last| tokens.encode(&last.to_string())).unwrap_or_default();
         let connections = usable.into_iter().map(convert::accessible).collect();
