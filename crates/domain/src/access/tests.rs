@@ -82,7 +82,7 @@ fn a_token_is_released_only_while_it_is_good_for_as_long_as_asked() {
     assert_eq!(asked_for(&connection, second * 59), Ok(()));
     assert_eq!(asked_for(&connection, second * 60), Err(Denial::TokenExpired));
     connection.tokens = ends(Some(NOW));
-    assert_eq!(asked_for(&connection, second * 0), Err(Denial::TokenExpired));
+    assert_eq!(asked_for(&connection, time::Duration::ZERO), Err(Denial::TokenExpired));
     connection.tokens = ends(None);
     assert_eq!(asked_for(&connection, second * 3_600), Ok(()), "an unknown end is not an end");
 }
