@@ -182,6 +182,29 @@ async fn an_app_shows_its_assertion_as_a_bearer_and_gets_an_installations_token(
     assert_eq!(oauth.provider.account_of(&token).as_deref(), Some("77"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_installations_token_is_given_back_by_whoever_holds_it() {
+    let revoke = "  revoke: { url: HERE/revoke, request: delete, token: access_token, authentication: bearer, good: [204] }\n";
+    let demo = format!("{INSTALLATION}{revoke}");
+    let oauth = OAuth::start_with(&Setup { demo: &demo, ..Setup::default() });
+    let fields = [("app_id", "77"), ("installation_id", "4242"), ("private_key", KEY)];
+    let made = oauth.create("demo", v1::AuthMethod::JwtBearer, &fields).await.unwrap();
+    let token = oauth.token(&made).await;
+    let done = Effect::Empty(204);
+    oauth.provider.spoil_at(Endpoint::Revoke, 1, Stage::Before, done);
+    oauth.delete(&made).await;
+    eventually("the outcome is on record", || {
+        let events = oauth.world.sql("SELECT reason FROM audit_events WHERE kind = 'TOKEN_REVOKED'");
+        (!events.is_empty()).then(|| assert_eq!(events, "REVOKED"))
+    });
+    let call = last(&oauth, Endpoint::Revoke);
+    assert_eq!(
+        (call.method.as_str(), call.header("authorization")),
+        ("DELETE", Some(&*format!("Bearer {token}")))
+    );
+    assert!(call.form.is_empty(), "{:?}", call.form);
+}
+
 // === The second step of a login ===
 
 const LONG_LIVED: &str = r#"id: demo
@@ -227,6 +250,19 @@ async fn a_short_lived_token_is_exchanged_for_a_long_lived_one_before_anybody_ge
     let token = oauth.token(&made).await;
     assert_eq!(oauth.provider.account_of(&token).as_deref(), Some("ada"));
     assert_ne!(call.parameter("access_token"), Some(token.as_str()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_the_first_answer_outlive_the_exchange() {
+    let demo = LONG_LIVED
+        .replace(
+            "base_url: HERE\n",
+            "base_url: HERE\nconfig:\n  - { name: user, title: User, learned: true, pattern: '[0-9]+' }\n",
+        )
+        .replace("  exchange:", "  answer: { config: { user: /user_id } }\n  exchange:");
+    let oauth = OAuth::start_with(&Setup { demo: &demo, ..Setup::default() });
+    oauth.provider.behave(|manners| drop(manners.answer_extra.insert("user_id".into(), 178_414.into())));
+    assert_eq!(oauth.connect("user:ada").await.config["user"], "178414");
 }
 
 #[tokio::test(flavor = "multi_thread")]
