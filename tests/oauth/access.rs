@@ -338,7 +338,7 @@ async fn an_owner_is_asked_for_the_scopes_of_the_capabilities() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_method_with_default_scopes_of_its_own_asks_for_those() {
-    let oauth = OAuth::start_with(&Setup { client: "    default_scopes: [read]\n", ..Setup::default() });
+    let oauth = OAuth::start_with(&Setup { own_client: "    default_scopes: [read]\n", ..Setup::default() });
     let create = |owner: &str, scopes: &[&str]| v1::CreateConnectionRequest {
         provider_id: "demo".into(),
         auth_method: v1::AuthMethod::Oauth2ClientCredentials.into(),

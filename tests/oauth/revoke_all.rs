@@ -86,7 +86,7 @@ impl OAuth {
         made.connection.unwrap().connection_id
     }
 
-    async fn resolve(&self, workload: &str, owner: &str, connection_id: &str) {
+    async fn resolve_through(&self, workload: &str, owner: &str, connection_id: &str) {
         let mut client = self.world.grants(workload);
         client.resolve_credential(resolve_request(owner, connection_id)).await.unwrap();
     }
@@ -137,9 +137,9 @@ async fn what_a_workload_got_is_deleted_wherever_it_is_and_nothing_else() {
         oauth.world.connect("user:bob", "sk-bob").await,
         oauth.connect("user:bob").await.connection_id,
     ];
-    oauth.resolve("gateway", "user:ada", &consented).await;
-    oauth.resolve("gateway", "user:ada", &key).await;
-    oauth.resolve("several", "user:bob", &others).await;
+    oauth.resolve_through("gateway", "user:ada", &consented).await;
+    oauth.resolve_through("gateway", "user:ada", &key).await;
+    oauth.resolve_through("several", "user:bob", &others).await;
     // Refused is not got.
     let refused =
         oauth.world.grants("gateway").resolve_credential(resolve_request("user:ada", &untouched)).await;
@@ -301,7 +301,7 @@ async fn a_manager_revokes_at_no_provider_that_its_policy_does_not_name() {
     let oauth = OAuth::start();
     let consented = oauth.connect("user:ada").await.connection_id;
     let key = oauth.world.connect("user:ada", "sk-ada").await;
-    oauth.resolve("gateway", "user:ada", &consented).await;
+    oauth.resolve_through("gateway", "user:ada", &consented).await;
     for request in [at("demo"), everything(), reached_by("gateway")] {
         let refused = oauth.revoke_all_as("openai-console", request).await;
         assert_refused(refused, Code::PermissionDenied, "PROVIDER_NOT_ALLOWED");

@@ -33,7 +33,7 @@ pub(crate) struct Setup<'a> {
     /// More keys of the recipe, two spaces in.
     pub(crate) recipe: &'a str,
     /// More keys of the method of the owner's own client, four spaces in.
-    pub(crate) client: &'a str,
+    pub(crate) own_client: &'a str,
     /// More of the definition.
     pub(crate) definition: &'a str,
     /// More settings under `[web]`.
@@ -355,7 +355,7 @@ fn definition(id: &str, provider: &Provider, setup: &Setup<'_>) -> String {
         token = at("/token"),
         device_at = at("/device_authorization"),
         revoke = at("/revoke"),
-        client = setup.client,
+        client = setup.own_client,
         recipe = setup.recipe,
         more = setup.definition,
     );
