@@ -280,7 +280,8 @@ fn everything(world: &World) -> String {
 
 /// How many resolves are on record as refused for a field.
 fn denials(world: &World) -> usize {
-    let count = "SELECT count(*) FROM audit_events WHERE reason IN ('INVALID_FIELD', 'URL_NOT_ALLOWED')";
+    let count = "SELECT count(*) FROM audit_events WHERE kind = 'CREDENTIAL_DENIED'
+                     AND reason IN ('INVALID_FIELD', 'URL_NOT_ALLOWED')";
     world.sql(count).parse().unwrap()
 }
 

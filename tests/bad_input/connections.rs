@@ -266,6 +266,11 @@ fn create_from_tokens() -> Vec<Row> {
     // An API key has no end.
     let soon = Some(prost_types::Timestamp { seconds: 4_102_444_800, nanos: 0 });
     rows.push(Row::invalid(CREATE, "token_expire_time", &Request { token_expire_time: soon, ..request() }));
+    // Nothing to prove.
+    for request in [request(), import(map(&[("access_token", CANARY)]))] {
+        let request = Request { prove_refresh_token: true, ..request };
+        rows.push(Row::invalid(CREATE, "prove_refresh_token", &request));
+    }
     let mut add = |credentials, path: &str| {
         rows.push(Row::new(CREATE, "credentials", &import(credentials), INVALID, &[path]));
     };
