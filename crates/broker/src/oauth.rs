@@ -5,8 +5,11 @@ mod browser;
 mod clients;
 mod finish;
 mod issued;
+mod kept;
+mod plan;
 mod revoke;
 mod revoke_all;
+mod tokens;
 mod worker;
 
 use std::collections::BTreeMap;

@@ -5,22 +5,19 @@
 //! flow ends, and the owner is asked to begin again.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use keyholder_catalog::oauth2::{RefreshWith, Reuse};
 use keyholder_catalog::{Method, Provider, TestedAccount};
 use keyholder_domain::{
     Account, AuditKind, Authorization, AuthorizationFailure, AuthorizationState, Connection, ConnectionId,
-    ConnectionState, Generation, TestClass, Text, Timestamp, Tokens,
+    ConnectionState, TestClass, Text, Timestamp,
 };
 use keyholder_store::{Change, NewConnection, StoredAuthorization, StoredConnection};
-use keyholder_upstream::oauth::{Client, Server, TokenAnswer, TokenFault, TokenRequest, TokenSet};
-use keyholder_vault::{Credential, ExposeSecret as _, SecretString, random_bytes};
-use zeroize::Zeroizing;
+use keyholder_upstream::oauth::{Client, Server, TokenFault, TokenRequest, TokenSet};
+use keyholder_vault::{ExposeSecret as _, SecretString, random_bytes};
 
-use super::authorize::{DEVICE_CODE, NONCE, VERIFIER, flow_spot};
-use super::{Spot, server};
-use crate::connections::{seal, summary};
+use super::authorize::{DEVICE_CODE, NONCE, VERIFIER};
+use super::kept::KeptAnswer;
+use super::server;
 use crate::{Broker, BrokerError, Caller};
 
 /// What an issued credential is called.
@@ -29,12 +26,6 @@ pub(crate) const ACCESS_TOKEN: &str = "access_token";
 /// What gets the next access token, where that is a refresh token.
 pub(crate) const REFRESH_TOKEN: &str = "refresh_token";
 
-/// What the fields of a kept answer begin with that are settings from the redirect.
-const LEARNED: &str = "config.";
-
-/// How long an answer is tried to be kept while the database is away.
-const KEEP_TRYING: Duration = Duration::from_secs(40);
-
 /// Tokens, and everything that is known about them.
 pub(crate) struct Issued {
     pub(crate) tokens: TokenSet,
@@ -42,15 +33,6 @@ pub(crate) struct Issued {
     pub(crate) config: BTreeMap<String, String>,
     pub(crate) account: Account,
     /// When they came: every lifetime is counted from here.
-    pub(crate) time: Timestamp,
-}
-
-/// A provider's answer that was kept before anything was made of it.
-pub(crate) struct KeptAnswer {
-    pub(crate) answer: TokenAnswer,
-    /// Settings from the redirect.
-    pub(crate) learned: BTreeMap<String, String>,
-    /// When it came: lifetimes count from here, however much later they are read.
     pub(crate) time: Timestamp,
 }
 
@@ -184,8 +166,9 @@ impl Broker {
         let method = provider.method(authorization.auth_method).ok_or(BrokerError::ProviderNotFound)?;
         let client = self.client_of_flow(authorization, provider).await?;
         let mut kept = self.open_answer(stored).await?;
-        let mut config = std::mem::take(&mut kept.learned);
-        config.extend(authorization.config.clone());
+        // What the provider says of itself now counts for more than what it, or the caller, said before.
+        let mut config = authorization.config.clone();
+        config.extend(std::mem::take(&mut kept.learned));
         let secrets = self.flow_secrets(stored).await?;
         let nonce = secrets.get(NONCE);
         // A kept answer that is an error stays one, however passing: the code in it is spent.
@@ -374,161 +357,6 @@ impl Broker {
         Ok(Ok(change.stored_connection(same).await?))
     }
 
-    /// Writes tokens into a connection, new or not, with its audit event.
-    pub(crate) async fn store_tokens(
-        &self,
-        change: &mut Change,
-        authorization: &Authorization,
-        provider: &Provider,
-        target: Option<StoredConnection>,
-        issued: &Issued,
-    ) -> Result<Connection, BrokerError> {
-        let caller = caller_of(authorization);
-        let key = self.sealing_key(caller.organization_id, change).await?;
-        let credential = credential(issued);
-        let refresh_token = match (&issued.tokens.refresh_token, &target) {
-            (Some(token), _) => Some(token.clone()),
-            // Some servers give a refresh token with the first consent only; the old one stays good.
-            (None, Some(stored)) => self.kept_refresh_token(stored, authorization).await?,
-            (None, None) => None,
-        };
-        let renewal = renewal_of(provider, refresh_token);
-        let tokens = self.facts(authorization, provider, issued, renewal.is_some());
-        let (is_new, mut stored) = match target {
-            None => {
-                let connection = self.new_connection(authorization, issued);
-                (true, StoredConnection { connection, sealed: None, change: 0 })
-            }
-            Some(stored) => (false, stored),
-        };
-        let connection = &mut stored.connection;
-        let was_pending = connection.state == ConnectionState::Pending;
-        if !is_new {
-            self.grow(connection);
-        }
-        connection.state = connection.state.authorize()?;
-        if connection.state == ConnectionState::Active {
-            connection.state_reason = Text::default();
-        }
-        connection.auth_method = authorization.auth_method;
-        connection.account = merged(&connection.account, &issued.account);
-        connection.config.clone_from(&issued.config);
-        connection.scopes = issued.tokens.scopes.clone().unwrap_or_else(|| authorization.scopes.clone());
-        connection.tokens = Some(tokens);
-        connection.credential_summary = summary(&credential);
-        connection.last_test = None;
-        let mut sealed = seal(&key, connection, &credential);
-        sealed.renewal = renewal.map(|renewal| {
-            let row = connection.id.to_string();
-            Self::seal_fields(&key, renewal_spot(connection, &row, connection.generation), &renewal)
-        });
-        let kind = if is_new || was_pending {
-            AuditKind::ConnectionCreated
-        } else {
-            AuditKind::ConnectionReauthorized
-        };
-        if is_new {
-            change
-                .insert_connection(&NewConnection {
-                    connection: &stored.connection,
-                    sealed: Some(&sealed),
-                    request: None,
-                })
-                .await?;
-        } else {
-            stored.sealed = Some(sealed);
-            change.update_connection(&stored).await?;
-        }
-        self.record_connection(&caller, change, kind, &stored.connection).await?;
-        Ok(stored.connection)
-    }
-
-    fn facts(
-        &self,
-        authorization: &Authorization,
-        provider: &Provider,
-        issued: &Issued,
-        renewable: bool,
-    ) -> Tokens {
-        let refresh = provider.oauth2.as_deref().map(|recipe| &recipe.refresh);
-        let after =
-            |wait: Option<Duration>| wait.and_then(|wait| issued.time.checked_add(wait.try_into().ok()?));
-        let expected = refresh.is_some_and(|refresh| refresh.reuse != Reuse::NoRefresh);
-        Tokens {
-            client_id: authorization.client_id.clone(),
-            asked: authorization.scopes.clone(),
-            expire_time: issued.tokens.expire_time,
-            renewable,
-            renewal_missing: expected && !renewable && issued.tokens.expire_time.is_some(),
-            idle_expire_time: issued
-                .tokens
-                .refresh_expire_time
-                .or_else(|| after(refresh.and_then(|refresh| refresh.idle)))
-                .filter(|_| renewable),
-            absolute_expire_time: after(refresh.and_then(|refresh| refresh.absolute)).filter(|_| renewable),
-        }
-    }
-
-    async fn kept_refresh_token(
-        &self,
-        stored: &StoredConnection,
-        authorization: &Authorization,
-    ) -> Result<Option<SecretString>, BrokerError> {
-        let same_client = stored
-            .connection
-            .tokens
-            .as_ref()
-            .is_some_and(|tokens| tokens.client_id == authorization.client_id);
-        if !same_client || stored.connection.state == ConnectionState::ReauthorizationRequired {
-            return Ok(None);
-        }
-        Ok(self.open_renewal(stored).await?.and_then(|renewal| renewal.get(REFRESH_TOKEN).cloned()))
-    }
-
-    /// What the next access token of a connection is got with.
-    pub(crate) async fn open_renewal(
-        &self,
-        stored: &StoredConnection,
-    ) -> Result<Option<Credential>, BrokerError> {
-        let Some(sealed) = &stored.sealed else { return Ok(None) };
-        let Some(renewal) = &sealed.renewal else { return Ok(None) };
-        let row = stored.connection.id.to_string();
-        let spot = renewal_spot(&stored.connection, &row, sealed.generation);
-        self.open_fields(spot, renewal).await.map(Some)
-    }
-
-    fn bare_connection(&self, authorization: &Authorization) -> Connection {
-        let now = self.now();
-        Connection {
-            id: ConnectionId::new(now, random_bytes()),
-            organization_id: authorization.organization_id.clone(),
-            owner: authorization.owner.clone(),
-            provider_id: authorization.provider_id.clone(),
-            auth_method: authorization.auth_method,
-            display_name: authorization.display_name.clone(),
-            account: Account::default(),
-            scopes: authorization.scopes.clone(),
-            state: ConnectionState::Pending,
-            state_reason: Text::default(),
-            credential_summary: BTreeMap::new(),
-            config: authorization.config.clone(),
-            labels: authorization.labels.clone(),
-            tokens: None,
-            last_test: None,
-            generation: Generation::FIRST,
-            create_time: now,
-            update_time: now,
-        }
-    }
-
-    fn new_connection(&self, authorization: &Authorization, issued: &Issued) -> Connection {
-        Connection {
-            account: issued.account.clone(),
-            config: issued.config.clone(),
-            ..self.bare_connection(authorization)
-        }
-    }
-
     /// Ends a flow for good. Tokens that it may hold are given back, and a connection that waited for it goes.
     pub(crate) async fn fail(
         &self,
@@ -561,74 +389,6 @@ impl Broker {
         change.commit().await?;
         Ok(authorization)
     }
-
-    // === The kept answer ===
-
-    async fn flow_secrets(&self, stored: &StoredAuthorization) -> Result<Credential, BrokerError> {
-        let sealed = stored.sealed_flow.as_deref().ok_or(BrokerError::AuthorizationNotReady)?;
-        let row = stored.authorization.id.to_string();
-        self.open_fields(flow_spot(&stored.authorization, &row), sealed).await
-    }
-
-    async fn seal_answer(
-        &self,
-        stored: &StoredAuthorization,
-        answer: &TokenAnswer,
-        learned: BTreeMap<String, String>,
-    ) -> Result<String, BrokerError> {
-        let authorization = &stored.authorization;
-        let sealed_flow = stored.sealed_flow.as_deref().ok_or(BrokerError::AuthorizationNotReady)?;
-        let key = self.key_of(&authorization.organization_id, sealed_flow).await?;
-        let body = str::from_utf8(&answer.body).unwrap_or_default();
-        let mut fields: BTreeMap<String, SecretString> = BTreeMap::from([
-            ("status".to_owned(), answer.status.to_string().into()),
-            ("content_type".to_owned(), answer.content_type.as_str().into()),
-            ("body".to_owned(), body.into()),
-            ("time".to_owned(), self.now().unix_timestamp().to_string().into()),
-        ]);
-        fields.extend(learned.into_iter().map(|(name, value)| (format!("{LEARNED}{name}"), value.into())));
-        let row = authorization.id.to_string();
-        Ok(Self::seal_fields(&key, answer_spot(authorization, &row), &Credential::from_fields(fields)))
-    }
-
-    /// Keeps an answer, and goes on trying while the database is away: it cannot be had a second time.
-    async fn keep_answer(&self, authorization: &Authorization, sealed: &str) -> Result<(), BrokerError> {
-        let kept = async {
-            loop {
-                match self.store().keep_answer(authorization, sealed).await {
-                    Ok(true) => return Ok(()),
-                    Ok(false) => return Err(BrokerError::Contended),
-                    Err(error) => {
-                        tracing::warn!(%error, authorization_id = %authorization.id, "an answer cannot be kept; trying again");
-                        tokio::time::sleep(Duration::from_millis(500)).await;
-                    }
-                }
-            }
-        };
-        tokio::time::timeout(KEEP_TRYING, kept).await.unwrap_or(Err(BrokerError::Contended))
-    }
-
-    /// A kept answer.
-    pub(crate) async fn open_answer(&self, stored: &StoredAuthorization) -> Result<KeptAnswer, BrokerError> {
-        let authorization = &stored.authorization;
-        let sealed = stored.sealed_answer.as_deref().ok_or(BrokerError::AuthorizationNotReady)?;
-        let row = authorization.id.to_string();
-        let fields = self.open_fields(answer_spot(authorization, &row), sealed).await?;
-        let text = |name: &str| fields.get(name).map(|value| value.expose_secret()).unwrap_or_default();
-        let answer = TokenAnswer {
-            status: text("status").parse().unwrap_or(0),
-            content_type: text("content_type").to_owned(),
-            retry_after: None,
-            body: Zeroizing::new(text("body").as_bytes().to_vec()),
-        };
-        let learned = fields.names().filter_map(|name| {
-            let value = fields.get(name)?.expose_secret().to_owned();
-            Some((name.strip_prefix(LEARNED)?.to_owned(), value))
-        });
-        let time = text("time").parse().ok().and_then(|time| Timestamp::from_unix_timestamp(time).ok());
-        // Without its moment, it came when the flow began: a token must not be believed to live longer than it does.
-        Ok(KeptAnswer { answer, time: time.unwrap_or(authorization.create_time), learned: learned.collect() })
-    }
 }
 
 /// Whether a flow takes over a refresh token of elsewhere. It may still be used there: it is not ours to end.
@@ -645,29 +405,6 @@ pub(crate) fn caller_of(authorization: &Authorization) -> Caller<'_> {
     }
 }
 
-/// The part of what was issued that is released.
-pub(crate) fn credential(issued: &Issued) -> Credential {
-    Credential::from_fields([(ACCESS_TOKEN.to_owned(), issued.tokens.access_token.clone())].into())
-}
-
-/// What gets the next access token: the refresh token or, where the access token renews itself, nothing but the fact.
-pub(crate) fn renewal_of(provider: &Provider, refresh_token: Option<SecretString>) -> Option<Credential> {
-    let by_itself =
-        provider.oauth2.as_deref().is_some_and(|recipe| recipe.refresh.with == RefreshWith::AccessToken);
-    match refresh_token {
-        Some(token) => Some(Credential::from_fields([(REFRESH_TOKEN.to_owned(), token)].into())),
-        None => by_itself.then(|| Credential::from_fields(BTreeMap::new())),
-    }
-}
-
-pub(crate) fn renewal_spot<'a>(connection: &'a Connection, row: &'a str, generation: Generation) -> Spot<'a> {
-    Spot { organization_id: &connection.organization_id, row, field: "renewal", generation }
-}
-
-fn answer_spot<'a>(authorization: &'a Authorization, row: &'a str) -> Spot<'a> {
-    Spot { field: "answer", ..flow_spot(authorization, row) }
-}
-
 /// Whether the URLs that a provider filled in may be called, as far as that needs no lookup.
 fn urls_are_allowed(provider: &Provider, broker: &Broker, config: &BTreeMap<String, String>) -> bool {
     let mut errors = Vec::new();
@@ -678,14 +415,4 @@ fn urls_are_allowed(provider: &Provider, broker: &Broker, config: &BTreeMap<Stri
 fn account_of(told: TestedAccount) -> Account {
     let text = |told: Option<String>| told.and_then(|told| Text::parse(&told).ok()).unwrap_or_default();
     Account { id: text(told.id), name: text(told.name), email: text(told.email) }
-}
-
-/// What is known of an account once a provider has told it again.
-fn merged(known: &Account, told: &Account) -> Account {
-    let or = |told: &Text, known: &Text| if told.is_empty() { known.clone() } else { told.clone() };
-    Account {
-        id: or(&told.id, &known.id),
-        name: or(&told.name, &known.name),
-        email: or(&told.email, &known.email),
-    }
 }

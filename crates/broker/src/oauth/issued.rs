@@ -16,7 +16,9 @@ use keyholder_vault::{Credential, ExposeSecret as _, SecretString, random_bytes}
 
 use super::authorize::{flow_spot, provider_fault};
 use super::browser::LEASE;
-use super::finish::{ACCESS_TOKEN, Issued, KeptAnswer, REFRESH_TOKEN, credential, renewal_of, renewal_spot};
+use super::finish::{ACCESS_TOKEN, Issued, REFRESH_TOKEN};
+use super::kept::KeptAnswer;
+use super::tokens::{credential, renewal_of, renewal_spot};
 use super::{default_scopes, server};
 use crate::audit::Refused;
 use crate::connections::{CreateConnection, account_of, same_request, seal, summary};
