@@ -14,6 +14,7 @@ mod pages;
 mod peers;
 mod quirks;
 mod record;
+mod refresh_tokens;
 mod revoke_all;
 mod two_legged;
 mod world;

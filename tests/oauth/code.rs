@@ -5,7 +5,7 @@ use keyholder_testkit::browser::Browser;
 use keyholder_testkit::provider::Endpoint;
 use tonic::Code;
 
-use super::world::{OAuth, start, text};
+use super::world::{OAuth, challenge_of, start, text};
 use crate::harness::{ACME, assert_refused, grant_request, resolve_request};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,7 +91,7 @@ async fn consenting_anew_with_another_account_changes_nothing() {
 async fn a_flow_with_a_challenge_is_finished_by_whoever_began_it_alone() {
     let oauth = OAuth::start();
     let verifier = "v".repeat(43);
-    let challenge = keyholder_challenge(&verifier);
+    let challenge = challenge_of(&verifier);
     let request = v1::StartAuthorizationRequest {
         completion_challenge: challenge,
         return_url: "https://app.example.com/done?tab=1".into(),
@@ -148,71 +148,4 @@ async fn deleting_a_connection_gives_its_tokens_back() {
     assert_eq!(order, ["rt", "at"], "the refresh token first (RFC 7009, section 2.1)");
     let left = oauth.world.sql("SELECT count(*) FROM revocations WHERE sealed_tokens IS NOT NULL");
     assert_eq!(left, "0");
-}
-
-/// The challenge of a verifier (RFC 7636, section 4.2).
-fn keyholder_challenge(verifier: &str) -> String {
-    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-    URL_SAFE_NO_PAD.encode(keyholder_vault::sha256(verifier.as_bytes()))
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_token_from_elsewhere_is_taken_over_once_it_has_proven_itself() {
-    let oauth = OAuth::start();
-    let (access, refresh) = raw_tokens(&oauth).await;
-    let import = |refresh: &str| v1::CreateConnectionRequest {
-        organization_id: ACME.into(),
-        owner: "user:ada".into(),
-        provider_id: "demo".into(),
-        auth_method: v1::AuthMethod::Oauth2Code.into(),
-        credentials: [
-            ("access_token".to_owned(), access.clone()),
-            ("refresh_token".to_owned(), refresh.to_owned()),
-        ]
-        .into(),
-        prove_refresh_token: true,
-        ..Default::default()
-    };
-    let made = oauth.world.connections().create_connection(import(&refresh)).await.unwrap().into_inner();
-    let made = made.connection.unwrap();
-    assert_eq!(made.account.as_ref().unwrap().id, "user-ada");
-    assert!(made.tokens.as_ref().unwrap().renewable);
-    let resolve = resolve_request("user:ada", &made.connection_id);
-    let released = oauth.world.grants("gateway").resolve_credential(resolve).await.unwrap().into_inner();
-    let Some(v1::credential::Kind::Oauth2(token)) = released.credential.unwrap().kind else { panic!() };
-    assert_ne!(token.access_token, access, "what is released came with the proof");
-    assert_eq!(oauth.provider.counts().refreshes, 1);
-    let spent = oauth.world.connections().create_connection(import(&refresh)).await;
-    assert_refused(spent, Code::FailedPrecondition, "PROVIDER_REFUSED");
-}
-
-/// Tokens that somebody else got with our client.
-async fn raw_tokens(oauth: &OAuth) -> (String, String) {
-    let callback = format!("{}/oauth/callback/demo", oauth.web);
-    let query = format!(
-        "client_id=keyholder&response_type=code&redirect_uri={callback}&state=s&scope=read&auto=allow\
-         &code_challenge={}&code_challenge_method=S256",
-        keyholder_challenge(&"v".repeat(43))
-    );
-    let url = format!("{}?{query}", oauth.provider.url("/authorize"));
-    let page = Browser::new().get_until(&url, &callback).await.unwrap();
-    let code = page.parameter("code").unwrap();
-    let mut browser = Browser::new();
-    browser.set_header("authorization", &format!("Basic {}", base64_of("keyholder:client-secret-7f3a")));
-    let verifier = "v".repeat(43);
-    let form = [
-        ("grant_type", "authorization_code"),
-        ("code", code.as_str()),
-        ("redirect_uri", callback.as_str()),
-        ("code_verifier", verifier.as_str()),
-    ];
-    let page = browser.post(&oauth.provider.url("/token"), &form).await.unwrap();
-    let tokens: serde_json::Value = serde_json::from_slice(page.body.as_ref()).unwrap();
-    let token = |name: &str| tokens[name].as_str().unwrap_or_else(|| panic!("{tokens}")).to_owned();
-    (token("access_token"), token("refresh_token"))
-}
-
-fn base64_of(text: &str) -> String {
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
-    STANDARD.encode(text)
 }

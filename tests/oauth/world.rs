@@ -377,3 +377,9 @@ fn method(name: &str) -> String {
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
+
+/// The challenge of a verifier (RFC 7636, section 4.2).
+pub(crate) fn challenge_of(verifier: &str) -> String {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    URL_SAFE_NO_PAD.encode(keyholder_vault::sha256(verifier.as_bytes()))
+}
