@@ -297,6 +297,33 @@ async fn the_same_request_again_gets_the_run_it_began_and_begins_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_exists_nowhere_is_refused_and_begins_nothing() {
+    let oauth = OAuth::start();
+    let key = oauth.world.connect("user:ada", "sk-ada").await;
+    let misspelt =
+        [at("opneai"), v1::RevokeAllRequest { provider_id: "opneai".into(), ..reached_by("gateway") }];
+    for request in misspelt {
+        let refused = oauth.revoke_all_as("console", request).await;
+        assert_refused(refused, Code::NotFound, "PROVIDER_NOT_FOUND");
+    }
+    assert_eq!(oauth.world.sql("SELECT count(*) FROM revocation_runs"), "0");
+    assert!(!oauth.is_deleted(&key).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_has_left_the_catalog_is_revoked_and_its_request_can_be_repeated() {
+    let oauth = OAuth::start();
+    let key = oauth.world.connect("user:ada", "sk-ada").await;
+    oauth.world.sql("UPDATE connections SET provider_id = 'gone'");
+    let request = v1::RevokeAllRequest { request_id: "gone-1".into(), ..at("gone") };
+    let run = oauth.revoke_all(request.clone()).await;
+    let done = oauth.finished(&run).await;
+    assert_eq!(done.deleted, 1);
+    assert!(oauth.is_deleted(&key).await);
+    assert_eq!(oauth.revoke_all(request).await, done);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_manager_revokes_at_no_provider_that_its_policy_does_not_name() {
     let oauth = OAuth::start();
     let consented = oauth.connect("user:ada").await.connection_id;

@@ -41,6 +41,27 @@ impl Broker {
             }
             None => {}
         }
+        let now = self.now();
+        let mut run = RevocationRun {
+            id: RevocationRunId::new(now, random_bytes()),
+            organization_id: caller.organization_id.clone(),
+            provider_id: revoke.provider_id,
+            workload: None,
+            requested_by: caller.workload.clone(),
+            reached: None,
+            deleted: 0,
+            done_time: None,
+            create_time: now,
+        };
+        // A provider that has left the catalog may still have connections here. One that has none is a slip of the pen,
+        // and "done, 0 deleted" would be a bad answer to it on the day of a theft.
+        let nowhere = match &run.provider_id {
+            Some(id) if self.catalog().get(id).is_none() => {
+                self.store().connections_of_run(&run, 1).await?.is_empty()
+            }
+            _ => false,
+        };
+        run.workload = revoke.workload;
         let mut change = self.store().change(caller.organization_id).await?;
         let key = self.sealing_key(caller.organization_id, &mut change).await?;
         let fingerprint =
@@ -52,18 +73,9 @@ impl Broker {
             let id = same_request(found.fingerprint == *fingerprint, found.made)?;
             return self.get_revocation_run(caller, id).await;
         }
-        let now = self.now();
-        let run = RevocationRun {
-            id: RevocationRunId::new(now, random_bytes()),
-            organization_id: caller.organization_id.clone(),
-            provider_id: revoke.provider_id,
-            workload: revoke.workload,
-            requested_by: caller.workload.clone(),
-            reached: None,
-            deleted: 0,
-            done_time: None,
-            create_time: now,
-        };
+        if nowhere {
+            return Err(BrokerError::ProviderNotFound);
+        }
         let request =
             revoke.idempotency.as_ref().map(|request| &request.request_id).zip(fingerprint.as_deref());
         change.insert_revocation_run(&run, request).await?;

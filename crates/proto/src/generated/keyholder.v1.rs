@@ -2328,7 +2328,7 @@ pub mod connection_service_client {
         /// RevokeAll deletes every connection of an organization or, if they are named, those at one provider or those whose
         /// credential one workload got, and gives their tokens back where the provider takes them. It goes on by itself, also
         /// through restarts; GetRevocationRun says how far it has come. What is connected afterwards stays. Fails with
-        /// PROVIDER_NOT_ALLOWED or REQUEST_ID_REUSED.
+        /// PROVIDER_NOT_FOUND, PROVIDER_NOT_ALLOWED or REQUEST_ID_REUSED.
         pub async fn revoke_all(
             &mut self,
             request: impl tonic::IntoRequest<super::RevokeAllRequest>,
@@ -2564,7 +2564,7 @@ pub mod connection_service_server {
         /// RevokeAll deletes every connection of an organization or, if they are named, those at one provider or those whose
         /// credential one workload got, and gives their tokens back where the provider takes them. It goes on by itself, also
         /// through restarts; GetRevocationRun says how far it has come. What is connected afterwards stays. Fails with
-        /// PROVIDER_NOT_ALLOWED or REQUEST_ID_REUSED.
+        /// PROVIDER_NOT_FOUND, PROVIDER_NOT_ALLOWED or REQUEST_ID_REUSED.
         async fn revoke_all(
             &self,
             request: tonic::Request<super::RevokeAllRequest>,
