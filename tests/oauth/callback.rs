@@ -244,6 +244,26 @@ async fn c1_c5_c8_a_code_is_asked_for_with_a_challenge_that_nobody_can_turn_off_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn c7_each_flow_has_a_verifier_of_its_own_that_no_address_holds() {
+    let oauth = OAuth::start();
+    oauth.connect("user:ada").await;
+    oauth.connect("user:bob").await;
+    let exchanges = oauth.calls(Endpoint::Token);
+    let verifiers: Vec<&str> =
+        exchanges.iter().map(|call| call.parameter("code_verifier").unwrap()).collect();
+    let [ada, bob] = verifiers[..] else { panic!("each code was exchanged once: {}", verifiers.len()) };
+    assert!(ada != bob);
+    for verifier in [ada, bob] {
+        // 43 characters of base64url are 256 bits.
+        assert!((43..=128).contains(&verifier.len()));
+        assert!(verifier.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)));
+        for call in oauth.provider.history() {
+            assert!(call.query.iter().all(|(_, value)| value != verifier));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn c5_c31_where_a_recipe_turns_pkce_off_the_state_is_still_there_and_no_verifier_is_sent() {
     let instead = [("authorize: { url:", "authorize: { pkce: 'off', url:")];
     let oauth = OAuth::start_with(&Setup { instead: &instead, ..Setup::default() });
