@@ -321,6 +321,18 @@ async fn c36_each_error_ends_a_flow_with_its_own_reason_and_the_code_goes_out_on
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn f17_an_answer_that_never_ends_ends_the_flow_and_the_code_goes_out_once() {
+    let oauth = OAuth::start();
+    for (number, effect) in [Effect::Hang, Effect::Trickle(Duration::from_secs(1))].into_iter().enumerate() {
+        oauth.provider.spoil(1, Stage::After, effect.clone());
+        assert_eq!(oauth.come_to_nothing().await, "PROVIDER_UNAVAILABLE", "{effect:?}");
+        assert_eq!(oauth.calls(Endpoint::Token).len(), number + 1, "once: {effect:?}");
+    }
+    assert_eq!(oauth.connections_made(), "0");
+    oauth.connect("user:ada").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_error_beside_tokens_wins_and_the_tokens_are_given_back() {
     let oauth = OAuth::start();
     for (number, (status, code, reason)) in [
