@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use keyholder_catalog::Method;
 use keyholder_domain::{
     Account, AuditKind, AuthMethod, Connection, ConnectionId, ConnectionState, Generation, Labels, Principal,
-    ProviderId, RevocationRunId, Scopes, Text, Timestamp,
+    ProviderId, RequestId, RevocationRunId, Scopes, Text, Timestamp,
 };
 use keyholder_store::{Change, ConnectionFilter, NewConnection, Sealed, StoredConnection};
 use keyholder_vault::{Credential, DataKey, ExposeSecret as _, Place, SecretString, random_bytes};
@@ -120,20 +120,31 @@ impl Broker {
             return same_request(remembered.fingerprint == *fingerprint, remembered.made.connection);
         }
         let sealed = seal(&key, &connection, &credential);
-        if let Some(id) = change.same_account(&connection, &sealed.fingerprint).await? {
-            return Err(BrokerError::ConnectionExists(id));
-        }
         let request = create
             .idempotency
             .as_ref()
             .map(|request| &request.request_id)
             .zip(request_fingerprint.as_deref());
-        change
-            .insert_connection(&NewConnection { connection: &connection, sealed: Some(&sealed), request })
-            .await?;
-        self.record_connection(caller, &mut change, AuditKind::ConnectionCreated, &connection).await?;
-        change.commit().await?;
+        self.keep_connection(caller, change, &connection, &sealed, request).await?;
         Ok(connection)
+    }
+
+    /// Keeps a connection that its caller made, unless its owner has one of the same account at the same provider.
+    pub(crate) async fn keep_connection(
+        &self,
+        caller: &Caller<'_>,
+        mut change: Change,
+        connection: &Connection,
+        sealed: &Sealed,
+        request: Option<(&RequestId, &str)>,
+    ) -> Result<(), BrokerError> {
+        if let Some(id) = change.same_account(connection, &sealed.fingerprint).await? {
+            return Err(BrokerError::ConnectionExists(id));
+        }
+        change.insert_connection(&NewConnection { connection, sealed: Some(sealed), request }).await?;
+        self.record_connection(caller, &mut change, AuditKind::ConnectionCreated, connection).await?;
+        change.commit().await?;
+        Ok(())
     }
 
     /// Reads a connection, deleted ones too.

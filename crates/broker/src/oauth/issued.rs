@@ -10,7 +10,7 @@ use keyholder_domain::{
     AuditKind, AuthMethod, Authorization, AuthorizationFailure, AuthorizationId, AuthorizationState,
     Connection, ConnectionId, ConnectionState, Generation, Scopes, Text, Tokens,
 };
-use keyholder_store::{NewAuthorization, NewConnection, StoredAuthorization};
+use keyholder_store::{NewAuthorization, StoredAuthorization};
 use keyholder_upstream::oauth::{Client, TokenFault, TokenRequest, TokenSet};
 use keyholder_vault::{Credential, ExposeSecret as _, SecretString, random_bytes};
 
@@ -321,19 +321,12 @@ impl Broker {
                 sealed.fingerprint = key.fingerprint("renewal", renewal);
             }
         }
-        if let Some(id) = change.same_account(&connection, &sealed.fingerprint).await? {
-            return Err(BrokerError::ConnectionExists(id));
-        }
         let request = create
             .idempotency
             .as_ref()
             .map(|request| &request.request_id)
             .zip(request_fingerprint.as_deref());
-        change
-            .insert_connection(&NewConnection { connection: &connection, sealed: Some(&sealed), request })
-            .await?;
-        self.record_connection(caller, &mut change, AuditKind::ConnectionCreated, &connection).await?;
-        change.commit().await?;
+        self.keep_connection(caller, change, &connection, &sealed, request).await?;
         Ok(connection)
     }
 }
