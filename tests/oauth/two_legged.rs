@@ -45,6 +45,26 @@ async fn an_owners_own_client_gets_its_own_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_same_request_twice_at_once_makes_one_connection_and_both_get_it() {
+    let oauth = OAuth::start();
+    oauth.provider.register(Client::confidential("reports", "right", ""));
+    let fields = [("client_id", "reports"), ("client_secret", "right")];
+    let request = v1::CreateConnectionRequest {
+        request_id: "once".into(),
+        ..create("demo", CLIENT_CREDENTIALS, &fields)
+    };
+    let gate = oauth.provider.hold_at(Endpoint::Token, Stage::Before);
+    let mut connections = oauth.world.connections();
+    let held = request.clone();
+    let slow = tokio::spawn(async move { connections.create_connection(held).await });
+    gate.held().await;
+    let quick = oauth.world.connections().create_connection(request).await.unwrap().into_inner();
+    gate.release();
+    assert_eq!(slow.await.unwrap().unwrap().into_inner(), quick);
+    assert_eq!(stored(&oauth), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_client_of_an_owner_is_refused_and_nothing_is_kept() {
     let oauth = OAuth::start();
     oauth.provider.register(Client::confidential("reports", "right", ""));

@@ -114,37 +114,39 @@ impl Broker {
             .idempotency
             .as_ref()
             .map(|request| key.fingerprint_bytes("create_connection", &request.body));
-        if let (Some(request), Some(fingerprint)) = (&create.idempotency, &request_fingerprint)
-            && let Some(remembered) = change.remembered_connection(&request.request_id).await?
-        {
-            return same_request(remembered.fingerprint == *fingerprint, remembered.made.connection);
-        }
         let sealed = seal(&key, &connection, &credential);
         let request = create
             .idempotency
             .as_ref()
             .map(|request| &request.request_id)
             .zip(request_fingerprint.as_deref());
-        self.keep_connection(caller, change, &connection, &sealed, request).await?;
-        Ok(connection)
+        self.keep_connection(caller, change, connection, &sealed, request).await
     }
 
-    /// Keeps a connection that its caller made, unless its owner has one of the same account at the same provider.
+    /// Keeps a connection that its caller made, unless its owner has one of the same account at the same provider. The
+    /// same request once more gets what it made.
     pub(crate) async fn keep_connection(
         &self,
         caller: &Caller<'_>,
         mut change: Change,
-        connection: &Connection,
+        connection: Connection,
         sealed: &Sealed,
         request: Option<(&RequestId, &str)>,
-    ) -> Result<(), BrokerError> {
-        if let Some(id) = change.same_account(connection, &sealed.fingerprint).await? {
+    ) -> Result<Connection, BrokerError> {
+        if let Some((request_id, fingerprint)) = request
+            && let Some(remembered) = change.remembered_connection(request_id).await?
+        {
+            return same_request(remembered.fingerprint == fingerprint, remembered.made.connection);
+        }
+        if let Some(id) = change.same_account(&connection, &sealed.fingerprint).await? {
             return Err(BrokerError::ConnectionExists(id));
         }
-        change.insert_connection(&NewConnection { connection, sealed: Some(sealed), request }).await?;
-        self.record_connection(caller, &mut change, AuditKind::ConnectionCreated, connection).await?;
+        change
+            .insert_connection(&NewConnection { connection: &connection, sealed: Some(sealed), request })
+            .await?;
+        self.record_connection(caller, &mut change, AuditKind::ConnectionCreated, &connection).await?;
         change.commit().await?;
-        Ok(())
+        Ok(connection)
     }
 
     /// Reads a connection, deleted ones too.

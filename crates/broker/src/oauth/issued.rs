@@ -326,8 +326,7 @@ impl Broker {
             .as_ref()
             .map(|request| &request.request_id)
             .zip(request_fingerprint.as_deref());
-        self.keep_connection(caller, change, &connection, &sealed, request).await?;
-        Ok(connection)
+        self.keep_connection(caller, change, connection, &sealed, request).await
     }
 }
 
