@@ -50,6 +50,12 @@ const NOT_READ: &[&str] = &[
     "connection.tokens.renewal_missing",
     "connection.tokens.idle_expire_time",
     "connection.tokens.stop_time",
+    "connection.refresh.state",
+    "connection.refresh.last_attempt_time",
+    "connection.refresh.last_success_time",
+    "connection.refresh.next_attempt_time",
+    "connection.refresh.error",
+    "connection.refresh.failures",
 ];
 
 /// A request with one thing wrong, and what it gets.
@@ -274,8 +280,14 @@ fn everything(world: &World) -> String {
              CASE table_name WHEN 'audit_events'
                  THEN 'WHERE kind NOT IN (''CREDENTIAL_DENIED'', ''URL_REFUSED'')' END),
              true, false, '')::text)
-         FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1",
+         FROM information_schema.tables WHERE table_schema = 'public'
+           AND table_name <> 'installation' ORDER BY 1",
     )
+}
+
+/// Whether an RPC is for resolvers alone.
+fn for_resolvers(path: &str) -> bool {
+    path.ends_with("ResolveCredential") || path.ends_with("ReportRejected")
 }
 
 /// How many resolves are on record as refused for a field.
@@ -296,7 +308,7 @@ async fn every_bad_field_gets_a_code_a_reason_and_its_path_and_changes_nothing()
     let rows = fixture.rows();
     for about_one_field in rows.chunk_by(|row, next| (&row.path, row.field) == (&next.path, next.field)) {
         for (number, row) in about_one_field.iter().enumerate() {
-            let channel = if row.path.ends_with("ResolveCredential") { &gateway } else { &operator };
+            let channel = if for_resolvers(&row.path) { &gateway } else { &operator };
             let at = format!("{} {} {number}", row.path, row.field);
             match raw::call(channel, &row.path, row.message.clone()).await {
                 Ok(_) => findings.push(format!("{at}: was accepted")),
@@ -396,6 +408,7 @@ async fn an_update_reads_no_field_that_its_mask_cannot_name() {
         credential_summary: [("api_key".to_owned(), "sk-other".to_owned())].into(),
         config: [("colour".to_owned(), "red".to_owned())].into(),
         labels: [("NOT A KEY".to_owned(), String::new())].into(),
+        refresh: Some(v1::Refresh { failures: -1, ..Default::default() }),
         generation: -1,
         create_time: Some(prost_types::Timestamp { seconds: i64::MAX, nanos: -1 }),
         update_time: Some(prost_types::Timestamp { seconds: i64::MIN, nanos: -1 }),
@@ -450,7 +463,7 @@ async fn a_request_of_10_mib_is_refused_as_too_large_by_every_rpc() {
     prost::encoding::encode_varint(10 << 20, &mut message);
     message.resize(message.len() + (10 << 20), b'x');
     for path in Descriptors::keyholder().methods().keys() {
-        let channel = if path.ends_with("ResolveCredential") { &gateway } else { &operator };
+        let channel = if for_resolvers(path) { &gateway } else { &operator };
         let refused = raw::call(channel, path, message.clone()).await;
         assert_refused(refused, Code::InvalidArgument, "REQUEST_TOO_LARGE");
     }

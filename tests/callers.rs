@@ -46,6 +46,7 @@ const EXPECTED: &[(&str, &[&str], &str)] = &[
     ("/keyholder.v1.ConnectionService/RevokeAll", MANAGING, "INVALID_FIELD"),
     ("/keyholder.v1.ConnectionService/GetRevocationRun", MANAGING, "INVALID_FIELD"),
     ("/keyholder.v1.ConnectionService/TestConnection", MANAGING, "INVALID_FIELD"),
+    ("/keyholder.v1.ConnectionService/RefreshConnection", MANAGING, "INVALID_FIELD"),
     ("/keyholder.v1.ConnectionService/WatchConnections", MANAGING, "INVALID_FIELD"),
     ("/keyholder.v1.OAuthClientService/SetOAuthClient", MANAGING, "INVALID_FIELD"),
     ("/keyholder.v1.OAuthClientService/ListOAuthClients", MANAGING, "INVALID_FIELD"),
@@ -57,6 +58,7 @@ const EXPECTED: &[(&str, &[&str], &str)] = &[
     ("/keyholder.v1.GrantService/CheckAccess", CHECKING, "INVALID_FIELD"),
     ("/keyholder.v1.GrantService/ListAccess", CHECKING, "INVALID_FIELD"),
     ("/keyholder.v1.GrantService/ResolveCredential", RESOLVING, "INVALID_FIELD"),
+    ("/keyholder.v1.GrantService/ReportRejected", RESOLVING, "INVALID_FIELD"),
     ("/keyholder.v1.AuditService/ListAuditEvents", AUDITING, "INVALID_FIELD"),
     ("/grpc.health.v1.Health/Check", ANY, "OK"),
     // The library under it has no list yet.

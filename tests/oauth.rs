@@ -17,4 +17,4 @@ mod record;
 mod refresh_tokens;
 mod revoke_all;
 mod two_legged;
-mod world;
+pub(crate) mod world;

@@ -39,6 +39,8 @@ mod peers;
 #[cfg(test)]
 mod provider;
 #[cfg(test)]
+mod refresh;
+#[cfg(test)]
 mod release;
 #[cfg(test)]
 mod rendering;

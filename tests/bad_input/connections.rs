@@ -301,6 +301,12 @@ fn named(fixture: &Fixture) -> Vec<Row> {
             connection_id: connection_id.unwrap_or_else(|| get.connection_id.clone()),
         }
     }));
+    rows.extend(ids("ConnectionService/RefreshConnection", |organization_id, connection_id| {
+        v1::RefreshConnectionRequest {
+            organization_id: organization_id.unwrap_or_else(|| get.organization_id.clone()),
+            connection_id: connection_id.unwrap_or_else(|| get.connection_id.clone()),
+        }
+    }));
     let ours = move |organization: Option<String>, connection: Option<String>| {
         (organization.unwrap_or(organization_id.clone()), connection.unwrap_or(connection_id.clone()))
     };

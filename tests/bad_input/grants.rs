@@ -23,6 +23,7 @@ pub(super) fn rows(fixture: &Fixture) -> Vec<Row> {
     rows.extend(resolve(fixture));
     rows.extend(capabilities(fixture));
     rows.extend(list_access(fixture));
+    rows.extend(report_rejected(fixture));
     rows
 }
 
@@ -306,5 +307,32 @@ fn list_access(fixture: &Fixture) -> Vec<Row> {
     add("page_token", &Request { page_token: access.clone(), actor: "agent:roadie".into(), ..list() });
     let workload = "spiffe://test.example/gateway".into();
     add("page_token", &Request { page_token: access.clone(), workload, ..list() });
+    rows
+}
+
+fn report_rejected(fixture: &Fixture) -> Vec<Row> {
+    type Request = v1::ReportRejectedRequest;
+    const RPC: &str = "GrantService/ReportRejected";
+    let report = || Request {
+        organization_id: ACME.into(),
+        actor: "user:ada".into(),
+        connection_id: fixture.connection_id.clone(),
+        generation: 1,
+    };
+    let mut rows = Vec::new();
+    let mut add = |field, request: &Request| rows.push(Row::invalid(RPC, field, request));
+    for organization_id in values::organizations() {
+        add("organization_id", &Request { organization_id, ..report() });
+    }
+    for actor in [vec![String::new()], values::principals()].concat() {
+        add("actor", &Request { actor, ..report() });
+    }
+    for connection_id in [vec![String::new()], values::connection_ids()].concat() {
+        add("connection_id", &Request { connection_id, ..report() });
+    }
+    // None, and one that the connection has not come to.
+    for generation in [0, -1, i64::MIN, i64::MAX] {
+        add("generation", &Request { generation, ..report() });
+    }
     rows
 }

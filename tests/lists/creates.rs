@@ -189,6 +189,7 @@ async fn a_new_connection_and_a_new_grant_are_what_was_asked_for() {
         etag: "g1".into(),
         last_test: None,
         tokens: None,
+        refresh: None,
     };
     assert_eq!(made, expected);
     assert_eq!(get(&world, &made.connection_id).await, made, "what is read is what was answered");

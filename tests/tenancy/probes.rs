@@ -84,6 +84,9 @@ pub(super) fn connection_probes() -> Vec<Probe> {
     probes.push(probe("AuditService/ListAuditEvents", "connection_id", move |connection_id| {
         v1::ListAuditEventsRequest { organization_id: ACME.into(), connection_id, ..Default::default() }
     }));
+    probes.push(probe("ConnectionService/RefreshConnection", "connection_id", move |connection_id| {
+        v1::RefreshConnectionRequest { organization_id: ACME.into(), connection_id }
+    }));
     probes.push(probe("ConnectionService/StartAuthorization", "connection_id", move |connection_id| {
         v1::StartAuthorizationRequest { organization_id: ACME.into(), connection_id, ..Default::default() }
     }));
@@ -96,6 +99,10 @@ pub(super) fn connection_probes() -> Vec<Probe> {
         }));
         probes.push(probe("GrantService/ResolveCredential", "connection_id", move |id| {
             resolve_request(actor, &id)
+        }));
+        probes.push(probe("GrantService/ReportRejected", "connection_id", move |connection_id| {
+            let (organization_id, actor) = (ACME.into(), actor.into());
+            v1::ReportRejectedRequest { organization_id, actor, connection_id, generation: 1 }
         }));
     }
     probes

@@ -144,6 +144,7 @@ impl Broker {
         change
             .insert_connection(&NewConnection { connection: &connection, sealed: Some(sealed), request })
             .await?;
+        self.schedule(&mut change, &connection, self.known_provider(&connection.provider_id)?).await?;
         self.record_connection(caller, &mut change, AuditKind::ConnectionCreated, &connection).await?;
         change.commit().await?;
         Ok(connection)
@@ -345,6 +346,7 @@ impl Broker {
         stored.sealed = None;
         stored.connection.last_test = None;
         self.grow(&mut stored.connection);
+        change.unschedule_refresh(id).await?;
         self.finish(caller, &mut change, AuditKind::ConnectionDeleted, &stored).await?;
         if let Some(run) = run {
             change.count_deleted(run).await?;

@@ -73,6 +73,12 @@ pub enum BrokerError {
     /// The caller's: too often.
     #[error("asked for too often")]
     RateLimited,
+    /// The caller's: nothing but its owner can renew it.
+    #[error("there is nothing to get a newer credential with")]
+    NotRenewable,
+    /// The operator's: nothing is refreshed.
+    #[error("refreshing is frozen")]
+    Frozen,
     /// The caller's: the connection is deleted.
     #[error("the connection is deleted")]
     ConnectionDeleted,

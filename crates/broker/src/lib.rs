@@ -22,6 +22,7 @@ mod data_keys;
 mod error;
 mod grants;
 mod oauth;
+mod refresh;
 mod resolve;
 mod shares;
 mod test;
@@ -44,19 +45,21 @@ pub use connections::{ConnectionUpdate, CreateConnection};
 pub use error::{BrokerError, FieldError, FieldReason};
 pub use grants::CreateGrant;
 pub use keyholder_store::{
-    AuditFilter, ConnectionFilter, GrantFilter, RevocationCounts, RevocationRun, SchemaState, StoreError,
-    Target,
+    AuditFilter, ClientStatus, ConnectionFilter, GrantFilter, Installation, RefreshNumbers, RevocationCounts,
+    RevocationRun, SchemaState, StoreError, Target,
 };
 pub use keyholder_upstream::oauth::{Client, ClientKey};
 pub use oauth::{
     BrowserAnswer, Completion, Cookies, Landing, LandingOutcome, OAuthClient, OAuthSettings, Opened,
     RevokeAll, SetOAuthClient, StartAuthorization, Started,
 };
+pub use refresh::{Freeze, ProbeReport, RefreshCounts, RefresherSettings, Rejected, RejectionOutcome};
 pub use resolve::{Access, AmbiguousCandidate, Answer, Ask, Refusal, Released, ReleasedCredential};
 pub use watch::{Watch, WatchFilter, Watched};
 
 use audit_ids::AuditIds;
 use cache::{Cache, DataKeyCache};
+use refresh::Refresher;
 use shares::Shares;
 use watch::Changes;
 
@@ -77,17 +80,21 @@ struct Inner {
     changes: Changes,
     tests: Arc<Shares>,
     audit_ids: AuditIds,
+    refresher: Refresher,
 }
 
 impl Broker {
     /// A broker on a database, with the providers it knows, the keys that open its data keys, the way to the providers,
-    /// and how people are asked for consent.
+    /// how people are asked for consent, and how
+    /// connections are refreshed.
+    #[expect(clippy::too_many_arguments, reason = "everything that a broker is made of, each once")]
     pub fn new(
         store: Store,
         catalog: Catalog,
         keys: KeyRing,
         upstream: Upstream,
         oauth: OAuthSettings,
+        refresher: RefresherSettings,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -102,6 +109,7 @@ impl Broker {
             changes: Changes::new(),
             tests: Shares::new(test::UNDER_WAY),
             audit_ids: AuditIds::new(),
+            refresher: Refresher::new(refresher),
         }))
     }
 
@@ -128,6 +136,11 @@ impl Broker {
     /// How many calls to providers did not come to an answer, by reason.
     pub fn egress_failures(&self) -> BTreeMap<&'static str, u64> {
         self.0.upstream.failures()
+    }
+
+    /// How many attempts to refresh there were in this process, by provider and outcome.
+    pub fn refresh_counts(&self) -> RefreshCounts {
+        self.0.refresher.counts()
     }
 
     /// How many lookups the cache answered, and how many it could not.

@@ -27,8 +27,11 @@ use crate::{Broker, BrokerError};
 pub use authorize::{Completion, StartAuthorization, Started};
 pub use browser::{BrowserAnswer, Cookies, Landing, LandingOutcome, Opened};
 pub use clients::{OAuthClient, SetOAuthClient};
-pub(crate) use finish::ACCESS_TOKEN;
+pub(crate) use finish::{ACCESS_TOKEN, REFRESH_TOKEN, account_of};
+pub(crate) use kept::{answer_fields, answer_of};
+pub(crate) use revoke::OWN_CLIENT;
 pub use revoke_all::RevokeAll;
+pub(crate) use tokens::{renewal_of, renewal_spot};
 
 /// How people are asked for consent.
 #[derive(Debug)]
@@ -109,6 +112,9 @@ impl Broker {
         sealed: &str,
     ) -> Result<Arc<DataKey>, BrokerError> {
         let key_id = Sealed::parse(sealed).map_err(BrokerError::SecretUnreadable)?.key_id().to_owned();
+        if let Some(key) = self.0.data_keys.get(organization_id, &key_id) {
+            return Ok(key);
+        }
         let stored = self.store().data_key(organization_id, &key_id).await?;
         let stored = stored.ok_or(BrokerError::SecretUnreadable(OpenError::UnknownKey { key_id }))?;
         self.opened(organization_id, &stored).map_err(BrokerError::DataKeyUnreadable)

@@ -22,10 +22,11 @@ use crate::cache::Key;
 use crate::connections::{CREDENTIAL, setting};
 use crate::credentials::check_config;
 use crate::oauth::ACCESS_TOKEN;
+use crate::refresh::Awaited;
 use crate::{Broker, BrokerError, Caller};
 
 /// How often a release is tried when what was decided on keeps changing.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 4;
 
 /// What is asked for.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub struct Ask {
     pub min_ttl: Duration,
     /// What for; kept in the audit.
     pub purpose: Text,
+    /// How long the caller can wait for a credential that has to be renewed first.
+    pub wait: Duration,
 }
 
 /// Why nothing is released.
@@ -57,6 +60,13 @@ pub enum Refusal {
     ProviderNotAllowed,
     /// A setting of the connection, such as its base URL, no longer passes the rules.
     UrlNotAllowed,
+    /// The token has ended, or ends too soon, and a newer one could not be got in time: the provider does not answer, or
+    /// not yet. After how long to ask again, if that is known.
+    NotRenewed(Option<Duration>),
+    /// The same, because the provider does not take the OAuth client.
+    ClientRefused,
+    /// The same, because nothing is refreshed at present.
+    Frozen,
 }
 
 /// One of several connections that could be meant.
@@ -178,11 +188,22 @@ impl Broker {
             }
             self.0.found.forget(&key);
         }
+        let mut waited = false;
+        // What the database did not confirm, although nothing had changed: its clock says that the token has ended.
+        let mut unconfirmed = None;
         for _ in 0..ATTEMPTS {
             let found = Arc::new(self.store().find(caller.organization_id, &ask.actor, &ask.target).await?);
             match self.choose(caller, ask, caller.workload, &found) {
                 Ok(chosen) => {
                     let connection = chosen.candidate.stored.connection.clone();
+                    let version = (connection.id, connection.generation, connection.update_time);
+                    if unconfirmed.replace(version) == Some(version) && !waited && connection.tokens.is_some()
+                    {
+                        self.renew(caller, ask, &found, Refusal::Denied(Denial::TokenExpired), waited)
+                            .await?;
+                        waited = true;
+                        continue;
+                    }
                     match self.release(caller, ask, &found, chosen).await {
                         Ok(Some(released)) => {
                             self.0.found.insert(key, found);
@@ -198,7 +219,13 @@ impl Broker {
                     }
                 }
                 Err(refusal) => {
-                    let refusal = self.exact(caller, ask, refusal).await?;
+                    let refusal = match self.renew(caller, ask, &found, refusal, waited).await? {
+                        None => {
+                            waited = true;
+                            continue;
+                        }
+                        Some(refusal) => self.exact(caller, ask, refusal).await?,
+                    };
                     self.record_refusal(caller, ask, &found, &refusal).await?;
                     return Err(BrokerError::Refused(refusal));
                 }
@@ -206,6 +233,38 @@ impl Broker {
         }
         self.record(caller, ask, None, None, Reason::Contended).await?;
         Err(BrokerError::Contended)
+    }
+
+    /// Where nothing but the token's time stands in the way, has it renewed, once. None: look again. Else the reason why
+    /// nothing is released.
+    async fn renew(
+        &self,
+        caller: &Caller<'_>,
+        ask: &Ask,
+        found: &Found,
+        refusal: Refusal,
+        waited: bool,
+    ) -> Result<Option<Refusal>, BrokerError> {
+        let question = self.question(ask, caller.workload);
+        let expired = refusal == Refusal::Denied(Denial::TokenExpired);
+        let Some(candidate) = renewable(&question, ask, found).filter(|_| expired && !waited) else {
+            return Ok(Some(refusal));
+        };
+        let connection = &candidate.stored.connection;
+        let awaited = self.await_refresh(caller.organization_id, connection.id, false, ask.wait).await?;
+        Ok(match awaited {
+            Awaited::Changed => None,
+            // A token that came a moment ago and is not good for longer is all that there is.
+            Awaited::Failed(_) if !has_ended(connection, question.now) => Some(refusal),
+            Awaited::Failed(again) => {
+                let wait = again.map(|again| Duration::try_from(again - self.now()).unwrap_or_default());
+                Some(Refusal::NotRenewed(wait))
+            }
+            Awaited::Pending => Some(Refusal::NotRenewed(None)),
+            Awaited::Quarantined => Some(Refusal::ClientRefused),
+            Awaited::Frozen => Some(Refusal::Frozen),
+            Awaited::NotRenewable => Some(refusal),
+        })
     }
 
     /// Answers whether a resolve through a workload would release. Releases and records nothing.
@@ -226,6 +285,14 @@ impl Broker {
                 connection: Some(chosen.candidate.stored.connection.clone()),
                 answer: Answer::Allowed(chosen.permit),
             }),
+            Err(Refusal::Denied(Denial::TokenExpired)) if renewable(&question, ask, &found).is_some() => {
+                // A resolve would have it renewed first.
+                let candidate = renewable(&question, ask, &found).ok_or(BrokerError::Contended)?;
+                let connection = candidate.stored.connection.clone();
+                let permit = right_to_use(&question, &connection, &candidate.grants)
+                    .map_err(|denial| BrokerError::Refused(Refusal::Denied(denial)))?;
+                Ok(Access { connection: Some(connection), answer: Answer::Allowed(permit) })
+            }
             Err(refusal) => {
                 let refusal = self.exact(caller, ask, refusal).await?;
                 let untold = matches!(refusal, Refusal::Ambiguous(_) | Refusal::ProviderNotAllowed);
@@ -265,7 +332,7 @@ impl Broker {
         Ok(Chosen { candidate, provider, method, permit })
     }
 
-    fn question<'a>(&self, ask: &'a Ask, workload: &'a WorkloadId) -> Question<'a> {
+    pub(crate) fn question<'a>(&self, ask: &'a Ask, workload: &'a WorkloadId) -> Question<'a> {
         let now = self.now();
         Question { actor: &ask.actor, workload, scopes: &ask.scopes, until: now + ask.min_ttl, now }
     }
@@ -319,6 +386,7 @@ impl Broker {
             workload: caller.workload,
             actor: &ask.actor,
             purpose: ask.purpose.as_str(),
+            min_ttl: ask.min_ttl,
         };
         let recorded = self.store().release(&release).await.map_err(|error| match error {
             error @ keyholder_store::StoreError::WriteRefused(_) => BrokerError::AuditUnavailable(error),
@@ -410,6 +478,17 @@ impl Broker {
     }
 }
 
+/// The one candidate that is meant, if its token can be renewed.
+fn renewable<'a>(question: &Question<'_>, ask: &Ask, found: &'a Found) -> Option<&'a Candidate> {
+    let candidate = meant(question, &ask.target, found).ok()?;
+    let tokens = candidate.stored.connection.tokens.as_ref();
+    tokens.is_some_and(|tokens| tokens.renewable).then_some(candidate)
+}
+
+fn has_ended(connection: &Connection, now: Timestamp) -> bool {
+    connection.tokens.as_ref().and_then(|tokens| tokens.expire_time).is_none_or(|end| end <= now)
+}
+
 /// The one candidate that a target means. Connections that the actor has no right to do not count; if it has
 /// a right to none, the one it came closest to says why.
 fn meant<'a>(question: &Question<'_>, target: &Target, found: &'a Found) -> Result<&'a Candidate, Refusal> {
@@ -455,6 +534,9 @@ impl Refusal {
             Self::ProviderNotFound => Reason::ProviderNotFound,
             Self::ProviderNotAllowed => Reason::ProviderNotAllowed,
             Self::UrlNotAllowed => Reason::UrlNotAllowed,
+            Self::NotRenewed(_) => Reason::ProviderUnavailable,
+            Self::ClientRefused => Reason::OAuthClientRefused,
+            Self::Frozen => Reason::RefreshingFrozen,
         }
     }
 }

@@ -2,11 +2,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyholder_domain::{Connection, ConnectionState, OrganizationId};
-use keyholder_store::{ChangeFilter, ChangeNumber};
+use keyholder_store::{ChangeFilter, ChangeNumber, Notice};
 use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::error::FieldError;
+use crate::refresh::Told;
 use crate::{Broker, BrokerError, Caller};
 
 pub use keyholder_store::ChangeFilter as WatchFilter;
@@ -50,10 +51,25 @@ impl Changes {
 }
 
 impl Broker {
+    fn pass_on(&self, notice: Notice) {
+        let (changes, refreshes) = (&self.0.changes.told, &self.0.refresher.told);
+        // An error only says that nobody listens.
+        match notice {
+            Notice::Changed(organization_id) => drop(changes.send(Some(organization_id))),
+            Notice::RefreshDemanded => drop(refreshes.send(Told::Demanded)),
+            Notice::RefreshEnded(id) => drop(refreshes.send(Told::Ended(id))),
+            Notice::Missed => {
+                changes.send(None).ok();
+                refreshes.send(Told::Missed).ok();
+            }
+        }
+    }
+
     /// Listens for changes on every replica, for ever. Without it, watchers still look every 30 seconds.
     pub async fn listen_for_changes(&self) {
         loop {
-            if let Err(error) = self.store().listen(&self.0.changes.told).await {
+            let tell = |notice| self.pass_on(notice);
+            if let Err(error) = self.store().listen(tell).await {
                 tracing::warn!(%error, "listening for changes failed; trying again");
             }
             tokio::time::sleep(Duration::from_secs(1)).await;

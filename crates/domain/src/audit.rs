@@ -55,6 +55,14 @@ audit_kinds! {
     ConnectionReauthorized = "CONNECTION_REAUTHORIZED",
     /// A connection's access token was replaced by a newer one.
     ConnectionRefreshed = "CONNECTION_REFRESHED",
+    /// Somebody asked for a connection to be refreshed now.
+    RefreshRequested = "REFRESH_REQUESTED",
+    /// A workload said that the provider does not take a credential.
+    CredentialRejected = "CREDENTIAL_REJECTED",
+    /// A connection can only be mended by its owner; the reason says why.
+    ReauthorizationRequired = "REAUTHORIZATION_REQUIRED",
+    /// A connection stops working soon unless its owner consents again; the reason says how soon.
+    ConnectionExpiring = "CONNECTION_EXPIRING",
     /// A token was given back to its provider, or could not be; the reason says how it went.
     TokenRevoked = "TOKEN_REVOKED",
     /// Everything, or everything of one provider or workload, is revoked.

@@ -56,6 +56,8 @@ reasons! {
     ConnectionDeleted = "CONNECTION_DELETED", "The connection is deleted.";
     ReauthorizationRequired = "REAUTHORIZATION_REQUIRED", "The provider refused the credential for good; its owner must connect again.";
     TokenExpired = "TOKEN_EXPIRED", "The access token has ended, or ends sooner than asked for, and there is no newer one yet.";
+    NotRenewable = "NOT_RENEWABLE", "There is nothing to get a newer credential with but its owner's consent.";
+    RefreshingFrozen = "REFRESHING_FROZEN", "Nothing is refreshed until an operator has looked: the database was restored or copied.";
     AmbiguousConnection = "AMBIGUOUS_CONNECTION", "More than one connection could be meant; name one.";
     EtagMismatch = "ETAG_MISMATCH", "It has changed since the etag was read.";
     StateNotAllowed = "STATE_NOT_ALLOWED", "The connection's state does not allow this.";

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -111,8 +112,9 @@ impl Inner {
     async fn send(&self, request: Request) -> Result<Response, EgressError> {
         request.judge()?;
         let (target, secret) = (request.target.clone(), request.secret);
+        let begins = if request.patient { self.deadlines.total } else { self.deadlines.first_byte };
         let call = self.pool.enter(&target)?;
-        let (mut wire, answer) = self.exchange(&call, &target, prepare(request)?).await?;
+        let (mut wire, answer) = self.exchange(&call, &target, prepare(request)?, begins).await?;
         let (head, body) = answer.into_parts();
         judge_status(head.status, secret)?;
         judge_body(&head.headers, &body, self.limits.body_bytes)?;
@@ -128,18 +130,19 @@ impl Inner {
         call: &Call,
         target: &Target,
         mut request: HttpRequest,
+        begins: Duration,
     ) -> Result<(Wire, http::Response<Incoming>), EgressError> {
         let vetted = self.vet(target).await?;
         if let Some(mut wire) = call.take(&vetted).await {
-            match self.answer(&mut wire, request).await {
+            match self.answer(&mut wire, request, begins).await {
                 Ok(answer) => return Ok((wire, answer)),
                 Err(NoAnswer::Failed(error)) => return Err(error),
                 Err(NoAnswer::Unsent(unsent)) => request = *unsent,
             }
             let vetted = self.vet(target).await?;
-            return self.exchange_anew(target, &vetted, request).await;
+            return self.exchange_anew(target, &vetted, request, begins).await;
         }
-        self.exchange_anew(target, &vetted, request).await
+        self.exchange_anew(target, &vetted, request, begins).await
     }
 
     async fn exchange_anew(
@@ -147,10 +150,11 @@ impl Inner {
         target: &Target,
         vetted: &Vetted,
         request: HttpRequest,
+        begins: Duration,
     ) -> Result<(Wire, http::Response<Incoming>), EgressError> {
         let (stream, peer) = self.dialer.dial(target, vetted).await?;
         let mut wire = Wire::new(stream, peer).await?;
-        match self.answer(&mut wire, request).await {
+        match self.answer(&mut wire, request, begins).await {
             Ok(answer) => Ok((wire, answer)),
             Err(NoAnswer::Failed(error)) => Err(error),
             Err(NoAnswer::Unsent(_)) => Err(EgressError::ConnectionLost),
@@ -168,9 +172,10 @@ impl Inner {
         &self,
         wire: &mut Wire,
         request: HttpRequest,
+        begins: Duration,
     ) -> Result<http::Response<Incoming>, NoAnswer> {
         let late = Err(NoAnswer::Failed(EgressError::FirstByteTimedOut));
-        timeout(self.deadlines.first_byte, wire.send(request)).await.unwrap_or(late)
+        timeout(begins, wire.send(request)).await.unwrap_or(late)
     }
 }
 

@@ -19,12 +19,13 @@ pub struct Request {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) secret: bool,
+    pub(crate) patient: bool,
 }
 
 impl Request {
     /// A request without headers and body.
     pub fn new(method: Method, target: Target) -> Self {
-        Self { method, target, headers: HeaderMap::new(), body: Bytes::new(), secret: true }
+        Self { method, target, headers: HeaderMap::new(), body: Bytes::new(), secret: true, patient: false }
     }
 
     /// The same request with another method.
@@ -65,6 +66,14 @@ impl Request {
     #[must_use]
     pub fn without_secret(mut self) -> Self {
         self.secret = false;
+        self
+    }
+
+    /// Gives the server as long to begin its answer as the whole call may take: for what it does all the same if nobody
+    /// waits, such as replacing a token.
+    #[must_use]
+    pub fn patient(mut self) -> Self {
+        self.patient = true;
         self
     }
 

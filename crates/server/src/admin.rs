@@ -11,7 +11,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use keyholder_broker::{Broker, SchemaState, StoreError};
 
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Readings};
 
 /// What the probes look at.
 #[derive(Debug, Clone)]
@@ -45,11 +45,16 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static str) {
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    let text = admin.metrics.encode(
-        admin.broker.store().pool_use(),
-        admin.broker.cache_use(),
-        &admin.broker.egress_failures(),
-    );
+    let broker = &admin.broker;
+    let numbers = tokio::time::timeout(Duration::from_secs(2), broker.store().refresh_numbers());
+    let text = admin.metrics.encode(&Readings {
+        pool: broker.store().pool_use(),
+        cache: broker.cache_use(),
+        egress_failures: broker.egress_failures(),
+        refreshes: broker.refresh_counts(),
+        numbers: numbers.await.ok().and_then(Result::ok),
+        spooled_answers: broker.spooled_answers(),
+    });
     match text {
         Ok(text) => (
             StatusCode::OK,

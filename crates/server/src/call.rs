@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use keyholder_broker::{Broker, BrokerError, Denied};
 use keyholder_catalog::Provider;
@@ -10,6 +11,9 @@ use keyholder_identity::{Peer, Policy, ProviderRule, Role, Workload};
 use tonic::{Extensions, Status};
 
 use crate::problem::{Problem, reason_of};
+
+/// What is held back of a call's time to record and say what came of it.
+const TO_ANSWER: Duration = Duration::from_millis(300);
 
 /// A call that the gate has let through.
 #[derive(Debug, Clone)]
@@ -20,6 +24,7 @@ struct Inner {
     peer: Arc<Peer>,
     policy: Arc<Policy>,
     has_role: bool,
+    until: Instant,
     facts: Facts,
 }
 
@@ -49,9 +54,17 @@ pub fn note(fact: &OnceLock<String>, value: impl Display) {
 }
 
 impl Call {
-    /// A call of a workload that the policy lists, with or without a role that its method asks for.
-    pub fn new(peer: Arc<Peer>, policy: Arc<Policy>, has_role: bool) -> Self {
-        Self(Arc::new(Inner { peer, policy, has_role, facts: Facts::default() }))
+    /// A call of a workload that the policy lists, with or without a role that its method asks for, which may take so
+    /// long.
+    pub fn new(peer: Arc<Peer>, policy: Arc<Policy>, has_role: bool, allowed: Duration) -> Self {
+        let until = Instant::now() + allowed;
+        Self(Arc::new(Inner { peer, policy, has_role, until, facts: Facts::default() }))
+    }
+
+    /// How long the call can wait for something outside, so that there is still time to say what came of it.
+    pub fn patience(&self) -> Duration {
+        let left = self.0.until.saturating_duration_since(Instant::now());
+        left.saturating_sub(TO_ANSWER.min(left / 4))
     }
 
     /// The call that a request belongs to. The gate put it there; without it, or without the role, the request is

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format as _, Toml};
+use keyholder_broker::RefresherSettings;
 use keyholder_domain::TrustDomain;
 use keyholder_egress::{
     Danger, Egress, SelfAddress, Settings as EgressSettings, SettingsError as EgressSettingsError,
@@ -52,6 +53,9 @@ pub struct Config {
     /// Provider definitions.
     #[serde(default)]
     pub catalog: CatalogConfig,
+    /// The refresher.
+    #[serde(default)]
+    pub refresher: RefresherConfig,
     /// What may be called outside.
     #[serde(default)]
     pub egress: EgressSettings,
@@ -224,6 +228,28 @@ pub struct CatalogConfig {
     pub directory: Option<PathBuf>,
 }
 
+/// The refresher.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RefresherConfig {
+    /// The folder of what must outlive a process: answers that the database could not take, and how far the database has
+    /// come. On a disk that stays; replicas may share it.
+    pub state_directory: PathBuf,
+    /// The name of this installation, such as `prod-eu`. A database with another name is a copy, and nothing in it is
+    /// refreshed until an operator says so.
+    pub cluster: String,
+    /// How many connections are refreshed at once by one process.
+    pub workers: u16,
+    /// How many are refreshed at once for one OAuth client, by all processes.
+    pub per_client: u16,
+}
+
+impl Default for RefresherConfig {
+    fn default() -> Self {
+        Self { state_directory: "state".into(), cluster: String::new(), workers: 64, per_client: 32 }
+    }
+}
+
 /// What is wrong with the configuration, in one line.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -277,6 +303,9 @@ pub enum ConfigError {
     /// `[egress]` or `[danger]` is wrong.
     #[error("[egress] {0}")]
     Egress(#[from] EgressSettingsError),
+    /// `[refresher]` is wrong.
+    #[error("[refresher] {0}")]
+    Refresher(&'static str),
     /// A certificate cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -365,6 +394,25 @@ impl Config {
         let own = [self.grpc.listen, self.admin.listen, self.web.listen];
         settings.self_addresses.extend(own.map(SelfAddress::from));
         Ok(Egress::new(&settings)?)
+    }
+
+    /// How connections are refreshed. `here`: by this process.
+    pub fn refresher_settings(&self, here: bool) -> Result<RefresherSettings, ConfigError> {
+        let config = &self.refresher;
+        if config.workers == 0 || config.per_client == 0 {
+            return Err(ConfigError::Refresher("workers and per_client must be at least 1"));
+        }
+        if config.cluster.len() > 64 || config.cluster.chars().any(char::is_control) {
+            return Err(ConfigError::Refresher(
+                "cluster must be at most 64 characters, without control characters",
+            ));
+        }
+        Ok(RefresherSettings {
+            state_directory: here.then(|| self.path(&config.state_directory)),
+            cluster: config.cluster.clone(),
+            workers: config.workers.into(),
+            per_client: config.per_client.into(),
+        })
     }
 
     /// Our own certificate.

@@ -15,12 +15,12 @@ mod revocation_run;
 pub use audit::{audit_event, audit_filter};
 pub use authorization::{authorization, completion, start_authorization};
 pub use connection::{
-    change_filter, connection, connection_filter, connection_update, create_connection, resume_token,
-    resumed, secrets,
+    change_filter, connection, connection_filter, connection_update, connection_with, create_connection,
+    resume_token, resumed, secrets,
 };
 pub use grant::{
     AskFields, accessible, ask, check_access_response, create_grant, grant, grant_filter, list_access,
-    no_access,
+    no_access, rejected, rejection_outcome,
 };
 pub use oauth_client::{oauth_client, set_oauth_client};
 pub use page::{Page, PageToken};

@@ -14,7 +14,7 @@ use keyholder_testkit::provider::Provider;
 use keyholder_vault::{KeyEncryptionKey, KeyError};
 
 use crate::config::Config;
-use crate::serve::{Addresses, Listening, ServeError, connect, stop_signal};
+use crate::serve::{Addresses, Listening, Role, ServeError, connect, stop_signal};
 use crate::telemetry;
 
 /// The name of the database.
@@ -103,8 +103,9 @@ async fn serve(
     let store = connect(&config).await?;
     store.migrate().await.map_err(ServeError::from)?;
     store.close().await;
-    let listening = Listening::open(config).await?;
+    let listening = Listening::open(config, &[Role::Server, Role::Refresher]).await?;
     let Addresses { grpc, admin, web } = listening.addresses().map_err(DevError::Runtime)?;
+    let grpc = grpc.expect("it has the role of a server");
     let dir = options.dir.display();
     let serving = listening.serve(stop_signal());
     let walking = async {

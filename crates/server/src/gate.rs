@@ -125,7 +125,8 @@ impl GateLayer {
         if !has_role && !method.audits_roles {
             return Err(Reason::RoleMissing);
         }
-        Ok((method, Call::new(Arc::clone(peer), Arc::clone(&self.policy), has_role)))
+        let allowed = allowed_time(method, request.headers());
+        Ok((method, Call::new(Arc::clone(peer), Arc::clone(&self.policy), has_role, allowed)))
     }
 }
 

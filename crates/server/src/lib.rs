@@ -17,6 +17,7 @@ pub mod grpc;
 pub mod methods;
 pub mod metrics;
 pub mod problem;
+pub mod refresh;
 pub mod serve;
 pub mod telemetry;
 pub mod web;

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use keyholder_domain::{ProviderId, Text};
 use keyholder_egress::{Egress, Outcome, Settings};
 use keyholder_server::call::chain;
 use keyholder_server::config::Config;
-use keyholder_server::serve::{Listening, ServeError, connect};
-use keyholder_server::{serve, telemetry};
+use keyholder_server::serve::{Listening, Role, ServeError, connect};
+use keyholder_server::{refresh, serve, telemetry};
 
 /// A credential broker: holds the accounts people connect, and lets services use them through grants.
 #[derive(Debug, Parser)]
@@ -21,7 +22,13 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve gRPC until told to stop, by the configuration file.
-    Serve(ConfigFile),
+    Serve {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// What this process does; as a rule, everything.
+        #[arg(long, value_delimiter = ',', default_value = "server,refresher")]
+        roles: Vec<Role>,
+    },
     /// Try Keyholder out: start a private Postgres, make certificates and a key, and serve. Needs no configuration.
     #[cfg(feature = "dev")]
     Dev(keyholder_server::dev::DevOptions),
@@ -29,6 +36,11 @@ enum Command {
     Migrate(ConfigFile),
     /// Check the configuration, and everything it names, without serving.
     CheckConfig(ConfigFile),
+    /// See how connections are refreshed, and let it go on where it was stopped.
+    Refresh {
+        #[command(subcommand)]
+        command: RefreshCommand,
+    },
     /// Ask what may be called outside.
     Egress {
         #[command(subcommand)]
@@ -39,6 +51,24 @@ enum Command {
         #[command(subcommand)]
         command: Providers,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum RefreshCommand {
+    /// Print a table of every OAuth client, how its connections stand, and whether anything is refreshed at all.
+    Status(ConfigFile),
+    /// End the quarantine of a provider's OAuth clients. What the provider says of grants is believed for an hour.
+    Resume {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// The provider.
+        provider: String,
+        /// Only this client.
+        #[arg(long)]
+        client_id: Option<String>,
+    },
+    /// Let refreshing go on that was frozen because the database was restored or copied.
+    Release(ConfigFile),
 }
 
 #[derive(Debug, Subcommand)]
@@ -93,11 +123,12 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     match command {
-        Command::Serve(file) => block_on(serve_file(&file.config))?,
+        Command::Serve { file, roles } => block_on(serve_file(&file.config, &roles))?,
         #[cfg(feature = "dev")]
         Command::Dev(options) => keyholder_server::dev::run(&options)?,
         Command::Migrate(file) => block_on(migrate(&file.config))?,
         Command::CheckConfig(file) => block_on(check_config(&file.config))?,
+        Command::Refresh { command } => block_on(refresh_command(command))?,
         Command::Egress { command: EgressCommand::Check { file, url } } => {
             return check_url(file.config.as_deref(), &url);
         }
@@ -110,10 +141,10 @@ fn block_on(work: impl Future<Output = Result<(), ServeError>>) -> Result<(), Bo
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)?)
 }
 
-async fn serve_file(file: &Path) -> Result<(), ServeError> {
+async fn serve_file(file: &Path, roles: &[Role]) -> Result<(), ServeError> {
     let config = Config::load(file)?;
     telemetry::start(&config.log);
-    Listening::open(config).await?.serve(serve::stop_signal()).await
+    Listening::open(config, roles).await?.serve(serve::stop_signal()).await
 }
 
 async fn migrate(file: &Path) -> Result<(), ServeError> {
@@ -136,6 +167,31 @@ async fn check_config(file: &Path) -> Result<(), ServeError> {
     for workload in config.policy.workloads() {
         let roles: Vec<&str> = workload.roles().map(keyholder_identity::Role::as_str).collect();
         say(&format!("  {} is {}", workload.id(), roles.join(", ")));
+    }
+    Ok(())
+}
+
+async fn refresh_command(command: RefreshCommand) -> Result<(), ServeError> {
+    match command {
+        RefreshCommand::Status(file) => say(&refresh::status(&Config::load(&file.config)?).await?),
+        RefreshCommand::Resume { file, provider, client_id } => {
+            let provider =
+                ProviderId::parse(&provider).map_err(|rule| ServeError::Argument("provider", rule))?;
+            let client_id = client_id.as_deref().map(Text::parse).transpose();
+            let client_id = client_id.map_err(|rule| ServeError::Argument("client-id", rule))?;
+            match refresh::resume(&Config::load(&file.config)?, &provider, client_id.as_ref()).await? {
+                0 => say("no client of this provider is in quarantine"),
+                1 => say("1 client is used again"),
+                number => say(&format!("{number} clients are used again")),
+            }
+        }
+        RefreshCommand::Release(file) => {
+            if refresh::release(&Config::load(&file.config)?).await? {
+                say("refreshing goes on");
+            } else {
+                say("refreshing was not frozen");
+            }
+        }
     }
     Ok(())
 }

@@ -48,6 +48,7 @@ pub const METHODS: &[Method] = &[
     method("/keyholder.v1.ConnectionService/RevokeAll", MANAGING, SHORT),
     method("/keyholder.v1.ConnectionService/GetRevocationRun", MANAGING, SHORT),
     method("/keyholder.v1.ConnectionService/TestConnection", MANAGING, OUTSIDE),
+    method("/keyholder.v1.ConnectionService/RefreshConnection", MANAGING, OUTSIDE),
     method("/keyholder.v1.ConnectionService/WatchConnections", MANAGING, STREAM),
     method("/keyholder.v1.OAuthClientService/SetOAuthClient", MANAGING, SHORT),
     method("/keyholder.v1.OAuthClientService/ListOAuthClients", MANAGING, SHORT),
@@ -58,7 +59,11 @@ pub const METHODS: &[Method] = &[
     method("/keyholder.v1.GrantService/RevokeGrant", MANAGING, SHORT),
     method("/keyholder.v1.GrantService/CheckAccess", CHECKING, SHORT),
     method("/keyholder.v1.GrantService/ListAccess", CHECKING, SHORT),
-    Method { audits_roles: true, ..method("/keyholder.v1.GrantService/ResolveCredential", RESOLVING, SHORT) },
+    Method {
+        audits_roles: true,
+        ..method("/keyholder.v1.GrantService/ResolveCredential", RESOLVING, OUTSIDE)
+    },
+    method("/keyholder.v1.GrantService/ReportRejected", RESOLVING, OUTSIDE),
     method("/keyholder.v1.AuditService/ListAuditEvents", AUDITING, SHORT),
     method("/grpc.health.v1.Health/Check", ANY, SHORT),
     method("/grpc.health.v1.Health/List", ANY, SHORT),

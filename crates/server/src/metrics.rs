@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use keyholder_broker::{RefreshCounts, RefreshNumbers};
 use keyholder_domain::{Reason, Timestamp};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -35,6 +37,12 @@ struct CertificateLabels {
     file: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefreshLabels {
+    provider: String,
+    outcome: &'static str,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct CodeLabel(Code);
 
@@ -59,6 +67,32 @@ pub struct Metrics {
     cache_hits: Gauge,
     cache_misses: Gauge,
     egress_failures: Family<ReasonLabels, Gauge>,
+    refreshes: Family<RefreshLabels, Gauge>,
+    refreshes_ready: Gauge,
+    refreshes_under_way: Gauge,
+    refreshes_ambiguous: Gauge,
+    refresh_clients_quarantined: Gauge,
+    refresh_late_answers: Gauge,
+    refresh_spooled_answers: Gauge,
+    refresh_frozen: Gauge,
+    refresh_time_to_safety: Gauge<f64, AtomicU64>,
+}
+
+/// What is told beside the counters when they are read.
+#[derive(Debug)]
+pub struct Readings {
+    /// How many database connections are open, and how many of them are idle.
+    pub pool: (u32, usize),
+    /// How many lookups the cache answered, and how many it could not.
+    pub cache: (u64, u64),
+    /// Calls to providers that did not come to an answer, by reason.
+    pub egress_failures: BTreeMap<&'static str, u64>,
+    /// Attempts to refresh in this process.
+    pub refreshes: RefreshCounts,
+    /// All refreshes in numbers; none if the database does not answer.
+    pub numbers: Option<RefreshNumbers>,
+    /// Answers that wait for the database in files of this process.
+    pub spooled_answers: usize,
 }
 
 impl Default for Metrics {
@@ -85,6 +119,15 @@ impl Metrics {
             cache_hits: Gauge::default(),
             cache_misses: Gauge::default(),
             egress_failures: Family::default(),
+            refreshes: Family::default(),
+            refreshes_ready: Gauge::default(),
+            refreshes_under_way: Gauge::default(),
+            refreshes_ambiguous: Gauge::default(),
+            refresh_clients_quarantined: Gauge::default(),
+            refresh_late_answers: Gauge::default(),
+            refresh_spooled_answers: Gauge::default(),
+            refresh_frozen: Gauge::default(),
+            refresh_time_to_safety: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -113,6 +156,53 @@ impl Metrics {
             "lookup_cache_misses",
             "Lookups that went to the database",
             self.cache_misses.clone(),
+        );
+        self.register_refreshes();
+    }
+
+    fn register_refreshes(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "refreshes",
+            "Attempts to refresh a connection, by provider and outcome",
+            self.refreshes.clone(),
+        );
+        let gauges = [
+            (
+                "refreshes_ready",
+                "Connections that wait for their turn to be refreshed",
+                &self.refreshes_ready,
+            ),
+            ("refreshes_under_way", "Connections that are being refreshed", &self.refreshes_under_way),
+            (
+                "refreshes_ambiguous",
+                "Connections of which it is not known whether the provider has replaced the tokens",
+                &self.refreshes_ambiguous,
+            ),
+            (
+                "refresh_clients_quarantined",
+                "OAuth clients with which nothing is refreshed until an operator has looked",
+                &self.refresh_clients_quarantined,
+            ),
+            ("refresh_late_answers", "Answers that came too late and are kept", &self.refresh_late_answers),
+            (
+                "refresh_spooled_answers",
+                "Answers that wait in files for the database, of this process",
+                &self.refresh_spooled_answers,
+            ),
+            (
+                "refresh_frozen",
+                "Whether nothing is refreshed: the database was restored or copied",
+                &self.refresh_frozen,
+            ),
+        ];
+        for (name, help, gauge) in gauges {
+            registry.register(name, help, gauge.clone());
+        }
+        registry.register(
+            "refresh_time_to_safety_seconds",
+            "The time that the worst connection has left before its access token ends, of those that are due; +Inf: none is",
+            self.refresh_time_to_safety.clone(),
         );
     }
 
@@ -144,20 +234,29 @@ impl Metrics {
     }
 
     /// The counters as OpenMetrics text.
-    pub fn encode(
-        &self,
-        pool: (u32, usize),
-        cache: (u64, u64),
-        egress_failures: &BTreeMap<&'static str, u64>,
-    ) -> Result<String, fmt::Error> {
+    pub fn encode(&self, readings: &Readings) -> Result<String, fmt::Error> {
         let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        for (reason, number) in egress_failures {
+        for (reason, number) in &readings.egress_failures {
             self.egress_failures.get_or_create(&ReasonLabels { reason }).set(gauge(*number));
         }
-        self.pool_open.set(pool.0.into());
-        self.pool_idle.set(gauge(pool.1 as u64));
-        self.cache_hits.set(gauge(cache.0));
-        self.cache_misses.set(gauge(cache.1));
+        self.pool_open.set(readings.pool.0.into());
+        self.pool_idle.set(gauge(readings.pool.1 as u64));
+        self.cache_hits.set(gauge(readings.cache.0));
+        self.cache_misses.set(gauge(readings.cache.1));
+        for ((provider, outcome), number) in &readings.refreshes {
+            let labels = RefreshLabels { provider: provider.clone(), outcome };
+            self.refreshes.get_or_create(&labels).set(gauge(*number));
+        }
+        self.refresh_spooled_answers.set(gauge(readings.spooled_answers as u64));
+        if let Some(numbers) = readings.numbers {
+            self.refreshes_ready.set(numbers.ready);
+            self.refreshes_under_way.set(numbers.under_way);
+            self.refreshes_ambiguous.set(numbers.ambiguous);
+            self.refresh_clients_quarantined.set(numbers.quarantined);
+            self.refresh_late_answers.set(numbers.late_answers);
+            self.refresh_frozen.set(numbers.frozen.into());
+            self.refresh_time_to_safety.set(numbers.time_to_safety.unwrap_or(f64::INFINITY));
+        }
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

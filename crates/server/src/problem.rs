@@ -25,12 +25,14 @@ pub struct Problem {
     fields: Vec<FieldError>,
     candidates: Vec<AmbiguousCandidate>,
     metadata: HashMap<String, String>,
+    /// When to try again, if that is known better than by the reason.
+    again: Option<Duration>,
 }
 
 impl Problem {
     /// A failure that its reason says all about.
     pub fn new(reason: Reason) -> Self {
-        Self { reason, fields: Vec::new(), candidates: Vec::new(), metadata: HashMap::new() }
+        Self { reason, fields: Vec::new(), candidates: Vec::new(), metadata: HashMap::new(), again: None }
     }
 
     /// Fields of the request that are invalid. The whole is `URL_NOT_ALLOWED` only if every field is.
@@ -83,7 +85,7 @@ impl Problem {
             let shown = self.candidates.into_iter().take(MAX_CANDIDATES).map(violation);
             details.set_precondition_failure(shown.collect::<Vec<_>>());
         }
-        if let Some(delay) = retry_after(self.reason) {
+        if let Some(delay) = self.again.or(retry_after(self.reason)) {
             details.set_retry_info(Some(delay));
         }
         Status::with_error_details(code(self.reason), self.reason.sentence(), details)
@@ -122,6 +124,7 @@ pub const fn code(reason: Reason) -> Code {
         | Reason::AmbiguousConnection
         | Reason::EtagMismatch
         | Reason::StateNotAllowed
+        | Reason::NotRenewable
         | Reason::TestNotAvailable
         | Reason::TokenExpired
         | Reason::AuthorizationNotReady
@@ -136,9 +139,10 @@ pub const fn code(reason: Reason) -> Code {
         Reason::CredentialUnreadable => Code::DataLoss,
         Reason::Contended => Code::Aborted,
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
-        Reason::StoreUnavailable | Reason::AuditUnavailable | Reason::ProviderUnavailable => {
-            Code::Unavailable
-        }
+        Reason::StoreUnavailable
+        | Reason::AuditUnavailable
+        | Reason::ProviderUnavailable
+        | Reason::RefreshingFrozen => Code::Unavailable,
         Reason::EncodingNotSupported | Reason::MethodUnknown => Code::Unimplemented,
         Reason::Internal => Code::Internal,
     }
@@ -150,6 +154,7 @@ const fn retry_after(reason: Reason) -> Option<Duration> {
         Reason::Contended => Some(Duration::from_millis(50)),
         Reason::RateLimited => Some(Duration::from_secs(15)),
         Reason::ProviderUnavailable => Some(Duration::from_secs(5)),
+        Reason::RefreshingFrozen => Some(Duration::from_secs(60)),
         Reason::AuthorizationNotReady => Some(Duration::from_secs(1)),
         Reason::StoreUnavailable | Reason::AuditUnavailable => Some(Duration::from_secs(1)),
         _ => None,
@@ -171,6 +176,8 @@ pub fn reason_of(error: &BrokerError) -> Reason {
         BrokerError::ConnectionPending => Reason::ConnectionPending,
         BrokerError::TestNotAvailable => Reason::TestNotAvailable,
         BrokerError::RateLimited => Reason::RateLimited,
+        BrokerError::NotRenewable => Reason::NotRenewable,
+        BrokerError::Frozen => Reason::RefreshingFrozen,
         BrokerError::StateNotAllowed(_) => Reason::StateNotAllowed,
         BrokerError::ConnectionDeleted => Reason::ConnectionDeleted,
         BrokerError::Refused(refusal) => refusal.reason(),
@@ -222,6 +229,7 @@ impl From<BrokerError> for Problem {
                 Self::new(reason).with("failure", failure.as_str())
             }
             BrokerError::StateNotAllowed(refused) => Self::new(reason).with("state", refused.from),
+            BrokerError::Refused(Refusal::NotRenewed(again)) => Self { again, ..Self::new(reason) },
             BrokerError::Refused(Refusal::Ambiguous(candidates)) => Self { candidates, ..Self::new(reason) },
             _ => Self::new(reason),
         }

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
 use crate::admin::{Admin, router};
@@ -70,6 +71,17 @@ pub enum ServeError {
     /// A certificate or the policy.
     #[error(transparent)]
     Identity(#[from] keyholder_identity::ConfigError),
+    /// An argument of a command.
+    #[error("{0}: {1}")]
+    Argument(&'static str, keyholder_domain::Invalid),
+    /// The refresher's folder.
+    #[error("[refresher] state_directory: cannot write in {}", .directory.display())]
+    StateDirectory {
+        /// Which one.
+        directory: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A port.
     #[error("cannot listen on {address} ({name})")]
     Listen {
@@ -88,11 +100,20 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// Serves workloads and owners.
+    Server,
+    /// Refreshes connections.
+    Refresher,
+}
+
 /// Where a server listens.
 #[derive(Debug, Clone, Copy)]
 pub struct Addresses {
-    /// The workload port.
-    pub grpc: SocketAddr,
+    /// The workload port; none without the role.
+    pub grpc: Option<SocketAddr>,
     /// Probes and metrics.
     pub admin: SocketAddr,
     /// The pages for owners; none without a public URL.
@@ -102,7 +123,8 @@ pub struct Addresses {
 /// A server that listens, and is not serving yet.
 #[derive(Debug)]
 pub struct Listening {
-    grpc: TcpListener,
+    roles: Vec<Role>,
+    grpc: Option<TcpListener>,
     admin: TcpListener,
     web: Option<TcpListener>,
     config: Config,
@@ -113,7 +135,9 @@ pub struct Listening {
 
 impl Listening {
     /// Checks everything that can be wrong at start, and opens the ports.
-    pub async fn open(mut config: Config) -> Result<Self, ServeError> {
+    pub async fn open(mut config: Config, roles: &[Role]) -> Result<Self, ServeError> {
+        let serves = roles.contains(&Role::Server);
+        let refreshes = roles.contains(&Role::Refresher);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let directory = config.catalog.directory.as_ref().map(|directory| config.path(directory));
         let catalog = Catalog::load(directory.as_deref())?;
@@ -124,21 +148,29 @@ impl Listening {
             SchemaState::Current => check_keys(&store, &keys).await?,
             SchemaState::Older => {}
         }
-        let grpc = listen("grpc.listen", &mut config.grpc.listen).await?;
+        let grpc = if serves { Some(listen("grpc.listen", &mut config.grpc.listen).await?) } else { None };
         let admin = listen("admin.listen", &mut config.admin.listen).await?;
         let web = match config.web.public_url.as_str() {
             "" => None,
+            _ if !serves => None,
             _ => Some(listen("web.listen", &mut config.web.listen).await?),
         };
         let egress = config.egress()?;
         check_definitions(&catalog, &egress)?;
         let upstream = Upstream::new(egress);
         let oauth = config.oauth_settings(&catalog)?;
-        let broker = Broker::new(store, catalog, keys, upstream, oauth, Arc::clone(&clock));
-        let listening = Self { grpc, admin, web, config, broker, metrics: Arc::new(Metrics::new()), clock };
+        let refresher = config.refresher_settings(refreshes)?;
+        let broker = Broker::new(store, catalog, keys, upstream, oauth, refresher, Arc::clone(&clock));
+        broker.prepare_state_directory().map_err(|source| ServeError::StateDirectory {
+            directory: config.path(&config.refresher.state_directory),
+            source,
+        })?;
+        let metrics = Arc::new(Metrics::new());
+        let listening = Self { roles: roles.to_vec(), grpc, admin, web, config, broker, metrics, clock };
         if let Ok(Addresses { grpc, admin, web }) = listening.addresses() {
+            let grpc = grpc.map(|grpc| grpc.to_string());
             let web = web.map(|web| web.to_string());
-            tracing::info!(%grpc, %admin, web, "listening");
+            tracing::info!(grpc, %admin, web, "listening");
         }
         Ok(listening)
     }
@@ -146,7 +178,7 @@ impl Listening {
     /// Where the ports are.
     pub fn addresses(&self) -> std::io::Result<Addresses> {
         Ok(Addresses {
-            grpc: self.grpc.local_addr()?,
+            grpc: self.grpc.as_ref().map(TcpListener::local_addr).transpose()?,
             admin: self.admin.local_addr()?,
             web: self.web.as_ref().map(TcpListener::local_addr).transpose()?,
         })
@@ -154,53 +186,35 @@ impl Listening {
 
     /// Serves until `stop` ends, then drains.
     pub async fn serve(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
-        let certificate = self.config.server_certificate()?;
-        let trust = self.config.trust_store()?;
-        self.metrics
-            .certificate(&self.config.grpc.certificate.display().to_string(), certificate.not_after());
-        for (file, not_after) in trust.expirations() {
-            self.metrics.certificate(&file.display().to_string(), not_after);
-        }
-        let tls = server_config(certificate, trust, &self.config.policy, Arc::clone(&self.clock))?;
         let (drain, draining) = watch::channel(false);
         let (health, health_service) = tonic_health::server::health_reporter();
         set_health(&health, false).await;
-
-        let services = Services::new(self.broker.clone(), Arc::clone(&self.metrics), draining.clone());
-        let mut routes = Routes::builder();
-        routes
-            .add_service(health_service.max_decoding_message_size(MAX_QUESTION_BYTES))
-            .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_QUESTION_BYTES))
-            .add_service(reflection().build_v1alpha()?.max_decoding_message_size(MAX_QUESTION_BYTES))
-            .add_service(
-                ProviderServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
-            )
-            .add_service(
-                ConnectionServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
-            )
-            .add_service(
-                GrantServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
-            )
-            .add_service(
-                OAuthClientServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
-            )
-            .add_service(AuditServiceServer::new(services).max_decoding_message_size(MAX_REQUEST_BYTES));
-        let gate = GateLayer {
-            policy: Arc::new(self.config.policy),
-            clock: Arc::clone(&self.clock),
-            metrics: Arc::clone(&self.metrics),
+        let grpc = match self.grpc {
+            None => None,
+            Some(listener) => {
+                let parts = Workloads {
+                    listener,
+                    config: self.config,
+                    broker: self.broker.clone(),
+                    metrics: Arc::clone(&self.metrics),
+                    clock: self.clock,
+                };
+                Some(parts.serve(health_service, draining.clone())?)
+            }
         };
         let mut ended = draining.clone();
-        let grpc = Server::builder()
-            .layer(gate)
-            .max_concurrent_streams(1_024)
-            .http2_keepalive_interval(Some(Duration::from_secs(60)))
-            .http2_max_header_list_size(16 * 1024)
-            .max_connection_age(Duration::from_secs(3_600))
-            .add_routes(routes.routes())
-            .serve_with_incoming_shutdown(incoming(self.grpc, tls, HandshakeLimits::default()), async move {
-                ended.wait_for(|draining| *draining).await.ok();
-            });
+        let grpc = async move {
+            match grpc {
+                Some(grpc) => grpc.await,
+                None => {
+                    ended.wait_for(|draining| *draining).await.ok();
+                    Ok(())
+                }
+            }
+        };
+        let refreshes = self.roles.contains(&Role::Refresher);
+        let refreshing =
+            tokio::spawn(refresh_when_migrated(self.broker.clone(), refreshes, draining.clone()));
         let admin = Admin { broker: self.broker.clone(), metrics: self.metrics };
         let (listener, tender, owners) = (self.broker.clone(), self.broker.clone(), self.broker.clone());
         let web = self.web;
@@ -226,11 +240,79 @@ impl Listening {
                 std::future::pending::<()>().await;
             }),
         ];
-        let result = until_drained(grpc, draining, &health).await;
+        let result = until_drained(grpc, refreshing, draining, &health).await;
         background.iter().for_each(tokio::task::JoinHandle::abort);
         until_closed(self.broker.store().close()).await;
         tracing::info!("stopped");
         result
+    }
+}
+
+/// What serves workloads.
+struct Workloads {
+    listener: TcpListener,
+    config: Config,
+    broker: Broker,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Workloads {
+    /// The gRPC server, which ends when it has drained.
+    fn serve<H>(
+        self,
+        health: HealthServer<H>,
+        draining: watch::Receiver<bool>,
+    ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>>, ServeError>
+    where
+        H: Health,
+    {
+        let certificate = self.config.server_certificate()?;
+        let trust = self.config.trust_store()?;
+        self.metrics
+            .certificate(&self.config.grpc.certificate.display().to_string(), certificate.not_after());
+        for (file, not_after) in trust.expirations() {
+            self.metrics.certificate(&file.display().to_string(), not_after);
+        }
+        let tls = server_config(certificate, trust, &self.config.policy, Arc::clone(&self.clock))?;
+        let services = Services::new(self.broker, Arc::clone(&self.metrics), draining.clone());
+        let mut routes = Routes::builder();
+        routes
+            .add_service(health.max_decoding_message_size(MAX_QUESTION_BYTES))
+            .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_QUESTION_BYTES))
+            .add_service(reflection().build_v1alpha()?.max_decoding_message_size(MAX_QUESTION_BYTES))
+            .add_service(
+                ProviderServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
+            )
+            .add_service(
+                ConnectionServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
+            )
+            .add_service(
+                GrantServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
+            )
+            .add_service(
+                OAuthClientServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
+            )
+            .add_service(AuditServiceServer::new(services).max_decoding_message_size(MAX_REQUEST_BYTES));
+        let gate = GateLayer {
+            policy: Arc::new(self.config.policy),
+            clock: Arc::clone(&self.clock),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let mut ended = draining;
+        Ok(Server::builder()
+            .layer(gate)
+            .max_concurrent_streams(1_024)
+            .http2_keepalive_interval(Some(Duration::from_secs(60)))
+            .http2_max_header_list_size(16 * 1024)
+            .max_connection_age(Duration::from_secs(3_600))
+            .add_routes(routes.routes())
+            .serve_with_incoming_shutdown(
+                incoming(self.listener, tls, HandshakeLimits::default()),
+                async move {
+                    ended.wait_for(|draining| *draining).await.ok();
+                },
+            ))
     }
 }
 
@@ -258,6 +340,21 @@ async fn serve_when_migrated(broker: Broker, health: HealthReporter, draining: w
     }
 }
 
+/// Refreshes connections once the schema is ours. Begins nothing new once the server drains, and ends with what it has
+/// begun.
+async fn refresh_when_migrated(broker: Broker, refreshes: bool, mut draining: watch::Receiver<bool>) {
+    if !refreshes {
+        return;
+    }
+    while !matches!(broker.store().schema_state().await, Ok(SchemaState::Current)) {
+        tokio::select! {
+            () = tokio::time::sleep(SCHEMA_POLL) => {}
+            _ = draining.wait_for(|draining| *draining) => return,
+        }
+    }
+    broker.tend_refreshes(draining).await;
+}
+
 /// Sees to flows and revocations once the schema is ours. Begins nothing new once the server drains.
 async fn tend_when_migrated(broker: Broker, mut draining: watch::Receiver<bool>) {
     let tending = async {
@@ -276,6 +373,7 @@ async fn tend_when_migrated(broker: Broker, mut draining: watch::Receiver<bool>)
 /// that never says anything would keep it for ever.
 async fn until_drained(
     grpc: impl Future<Output = Result<(), tonic::transport::Error>>,
+    refreshing: impl Future<Output = Result<(), tokio::task::JoinError>>,
     mut draining: watch::Receiver<bool>,
     health: &HealthReporter,
 ) -> Result<(), ServeError> {
@@ -285,8 +383,14 @@ async fn until_drained(
         set_health(health, false).await;
         tokio::time::sleep(DRAIN).await;
     };
+    let all = async {
+        grpc.await?;
+        // A panic has said so in the log.
+        refreshing.await.ok();
+        Ok::<(), tonic::transport::Error>(())
+    };
     tokio::select! {
-        result = grpc => Ok(result?),
+        result = all => Ok(result?),
         () = too_long => {
             tracing::warn!("calls were still in flight when the time to drain was over");
             Ok(())
@@ -324,6 +428,7 @@ pub async fn check(config: &Config) -> Result<(), ServeError> {
     let catalog = Catalog::load(directory.as_deref())?;
     check_definitions(&catalog, &config.egress()?)?;
     config.oauth_settings(&catalog)?;
+    config.refresher_settings(true)?;
     let keys = config.key_ring()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     server_config(config.server_certificate()?, config.trust_store()?, &config.policy, clock)?;
@@ -404,7 +509,7 @@ mod tests {
         let (_drain, draining) = watch::channel(true);
         let (health, _) = tonic_health::server::health_reporter();
         let end = async {
-            until_drained(pending(), draining, &health).await.unwrap();
+            until_drained(pending(), pending(), draining, &health).await.unwrap();
             until_closed(pending()).await;
         };
         // The clock is paused: it moves only to the next limit, and only if there is one.
@@ -415,7 +520,7 @@ mod tests {
     async fn nothing_limits_the_server_until_it_drains() {
         let (_drain, draining) = watch::channel(false);
         let (health, _) = tonic_health::server::health_reporter();
-        let serving = until_drained(pending(), draining, &health);
+        let serving = until_drained(pending(), pending(), draining, &health);
         assert!(tokio::time::timeout(Duration::from_secs(86_400), serving).await.is_err());
     }
 }

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use keyholder_domain::{OrganizationId, Principal, ProviderId};
+use keyholder_domain::{ConnectionId, OrganizationId, Principal, ProviderId};
 use sqlx::postgres::PgListener;
 use sqlx::types::Json;
-use tokio::sync::broadcast;
+use uuid::Uuid;
 
 use crate::connections::connections;
 use crate::row::ConnectionRow;
@@ -67,18 +67,42 @@ impl Store {
         Ok(number.unwrap_or(0))
     }
 
-    /// Listens for changes and passes on which organization changed, or `None` when notifications may have
-    /// been missed and everyone had better look. Never returns while Postgres answers.
-    pub async fn listen(&self, tell: &broadcast::Sender<Option<OrganizationId>>) -> Result<(), StoreError> {
+    /// Listens for what replicas tell each other, and passes it on. Never returns while Postgres answers.
+    pub async fn listen(&self, tell: impl Fn(Notice)) -> Result<(), StoreError> {
         let mut listener = PgListener::connect_with(&self.pool).await?;
-        listener.listen("keyholder_changes").await?;
-        tell.send(None).ok();
+        listener.listen_all(["keyholder_changes", "keyholder_refreshes"]).await?;
+        tell(Notice::Missed);
         loop {
-            let organization_id = match listener.try_recv().await? {
-                Some(notification) => OrganizationId::parse(notification.payload()).ok(),
-                None => None,
-            };
-            tell.send(organization_id).ok();
+            match listener.try_recv().await? {
+                Some(told) => tell(Notice::read(told.channel(), told.payload())),
+                None => tell(Notice::Missed),
+            }
         }
+    }
+}
+
+/// What one replica tells the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Something has changed in an organization.
+    Changed(OrganizationId),
+    /// Somebody waits for a connection to be refreshed.
+    RefreshDemanded,
+    /// An attempt to refresh a connection has ended.
+    RefreshEnded(ConnectionId),
+    /// Notices may have been missed: everyone had better look.
+    Missed,
+}
+
+impl Notice {
+    fn read(channel: &str, payload: &str) -> Self {
+        let read = match (channel, payload) {
+            ("keyholder_refreshes", "") => Some(Self::RefreshDemanded),
+            ("keyholder_refreshes", id) => {
+                Uuid::try_parse(id).ok().map(|id| Self::RefreshEnded(ConnectionId::from_uuid(id)))
+            }
+            (_, id) => OrganizationId::parse(id).ok().map(Self::Changed),
+        };
+        read.unwrap_or(Self::Missed)
     }
 }

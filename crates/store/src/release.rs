@@ -1,6 +1,7 @@
 //! The two statements of a resolve: find what is meant and what the decision needs, and release.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use keyholder_domain::access::Right;
 use keyholder_domain::{
@@ -72,6 +73,8 @@ pub struct Release<'a> {
     pub actor: &'a Principal,
     /// What for.
     pub purpose: &'a str,
+    /// How long the credential must be good for, at least, by the database's clock.
+    pub min_ttl: Duration,
 }
 
 struct FoundRow {
@@ -329,6 +332,8 @@ async fn insert_release(connection: &mut PgConnection, release: &Release<'_>) ->
              ON p.organization_id = c.organization_id AND p.provider_id = c.provider_id
          WHERE c.organization_id = $1 AND c.connection_id = $3 AND c.generation = $4 AND c.update_time = $11
            AND c.state = 'ACTIVE'
+           AND (c.token_expire_time IS NULL
+                OR c.token_expire_time > statement_timestamp() + make_interval(secs => $12))
            AND CASE WHEN $5::uuid IS NULL THEN c.owner = $9
                     ELSE g.generation = $6 AND g.grantee = $9 AND g.revoke_time IS NULL
                          AND (g.expire_time IS NULL OR g.expire_time > statement_timestamp())
@@ -346,6 +351,7 @@ async fn insert_release(connection: &mut PgConnection, release: &Release<'_>) ->
         release.actor.as_str(),
         release.purpose,
         release.update_time,
+        release.min_ttl.as_secs_f64(),
     )
     .execute(connection)
     .await?;

@@ -1,9 +1,10 @@
 //! An OAuth 2.0 provider on this machine: right in every point until it is told to behave otherwise, and then
 //! as nasty as the providers of this world have been seen to be.
 //!
-//! It is a real HTTP/1.1 server on loopback, on a thread of its own, and can be used from any test. It remembers
-//! every call ([`Provider::history`]) and counts what must not happen ([`Provider::counts`]). What it says can be
-//! bent in its [`Manners`], one call can be spoilt on its way by an [`Effect`], or be held at a [`Gate`].
+//! It is a real HTTP/1.1 server on loopback, on a thread of its own, and can be used from any test. It
+//! remembers every call ([`Provider::history`], and [`Provider::refreshes`] for long runs) and counts what
+//! must not happen ([`Provider::counts`]). What it says can be bent in its [`Manners`], one call can be
+//! spoilt on its way by an [`Effect`], or be held at a [`Gate`].
 //!
 //! | Endpoint | |
 //! |---|---|
@@ -57,6 +58,7 @@ mod rest;
 mod serve;
 mod socket;
 mod token;
+mod tokens;
 mod user;
 
 use std::io;
@@ -72,10 +74,12 @@ use tokio::sync::oneshot;
 pub use client::{Authentication, Client};
 pub use fault::{Effect, Stage};
 pub use gate::Gate;
-pub use history::{Call, Counts, Endpoint, Outcome};
-pub use manners::{Consent, Expiry, Format, Issuer, Manners, Pkce, RefreshTokens, Reuse, ScopeShape};
+pub use history::{Call, Counts, Endpoint, Outcome, Refreshed, Superseded};
+pub use manners::{Consent, Expiry, Format, Issuer, Limit, Manners, Pkce, RefreshTokens, Reuse, ScopeShape};
+pub use tokens::Tokens;
 pub use user::User;
 
+use desk::Desk;
 use serve::{Fault, Shared, router};
 use socket::Sockets;
 
@@ -211,9 +215,33 @@ impl Provider {
         self.shared.lock().desk.book.kill_account(account)
     }
 
+    /// Opens a grant and gives its first tokens out at once, as the manners have it, without a browser.
+    pub fn issue(&self, client: &str, account: &str, scopes: &[&str]) -> Tokens {
+        let now = self.shared.now();
+        let desk = &mut self.shared.lock().desk;
+        let scopes = scopes.iter().copied().map(str::to_owned).collect();
+        let grant = desk.book.open_grant(client, account, scopes, None, now);
+        desk.book.counts.grants += 1;
+        desk.book.issue(grant, &desk.manners, now).into()
+    }
+
     // === What happened ===
 
-    /// Every call so far, in the order of arrival; at the most the last 10,000.
+    /// Keeps so many calls from now on, in place of 10,000. Each takes a kilobyte or two.
+    pub fn remember(&self, calls: usize) {
+        self.shared.lock().history.keep(calls);
+    }
+
+    /// Every refresh so far, in the order of arrival. None is ever forgotten.
+    ///
+    /// A refresh token that is none of ours refreshes nothing, and is in the history alone; so is one under a
+    /// name of the provider's own.
+    pub fn refreshes(&self) -> Vec<Refreshed> {
+        self.shared.lock().history.refreshes.clone()
+    }
+
+    /// Every call so far, in the order of arrival; at the most the last 10,000, or as many as it was told to
+    /// [`remember`](Self::remember).
     pub fn history(&self) -> Vec<Call> {
         self.shared.lock().history.calls()
     }
@@ -231,6 +259,21 @@ impl Provider {
     /// The text of every code and token that it ever made, for a search for leaks.
     pub fn secrets(&self) -> Vec<String> {
         self.shared.lock().desk.book.secrets()
+    }
+
+    /// Whether the latest grant of an account lives. Its refresh token may have ended all the same, by its
+    /// lifetime.
+    pub fn grant_is_alive(&self, account: &str) -> bool {
+        let now = self.shared.now();
+        let Desk { book, manners, .. } = &self.shared.lock().desk;
+        book.latest_grant(account).is_some_and(|grant| book.lives(grant, manners, now))
+    }
+
+    /// The id of the newest refresh token of the latest grant of an account: the last one that was put in an
+    /// answer, whether that arrived or not.
+    pub fn current_refresh(&self, account: &str) -> Option<String> {
+        let book = &self.shared.lock().desk.book;
+        book.newest_refresh(book.latest_grant(account)?)
     }
 
     /// Whether an access token is good, and the account that it is for.

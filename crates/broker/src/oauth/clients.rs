@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use keyholder_catalog::Provider;
 use keyholder_domain::{AuditKind, Generation, OrganizationId, ProviderId, Text, Timestamp};
-use keyholder_store::{NewAuditEvent, StoredOAuthClient};
+use keyholder_store::{ClientKey, NewAuditEvent, StoredOAuthClient};
 use keyholder_upstream::oauth::Client;
 use keyholder_vault::{Credential, SecretString};
 
@@ -93,6 +93,14 @@ impl Broker {
         let event = self.client_event(caller, &client.provider_id, "SET");
         change.record(&event).await?;
         change.commit().await?;
+        // If it was in quarantine, what was wrong with it may be right now.
+        self.store()
+            .probe_client(&ClientKey {
+                organization_id: Some(caller.organization_id.clone()),
+                provider_id: client.provider_id.clone(),
+                client_id: client.client_id.clone(),
+            })
+            .await?;
         Ok(client.into())
     }
 

@@ -412,7 +412,7 @@ fn urls_are_allowed(provider: &Provider, broker: &Broker, config: &BTreeMap<Stri
     errors.is_empty()
 }
 
-fn account_of(told: TestedAccount) -> Account {
+pub(crate) fn account_of(told: TestedAccount) -> Account {
     let text = |told: Option<String>| told.and_then(|told| Text::parse(&told).ok()).unwrap_or_default();
     Account { id: text(told.id), name: text(told.name), email: text(told.email) }
 }

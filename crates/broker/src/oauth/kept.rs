@@ -44,14 +44,7 @@ impl Broker {
         let authorization = &stored.authorization;
         let sealed_flow = stored.sealed_flow.as_deref().ok_or(BrokerError::AuthorizationNotReady)?;
         let key = self.key_of(&authorization.organization_id, sealed_flow).await?;
-        let body = str::from_utf8(&answer.body).unwrap_or_default();
-        let mut fields: BTreeMap<String, SecretString> = BTreeMap::from([
-            ("status".to_owned(), answer.status.to_string().into()),
-            ("content_type".to_owned(), answer.content_type.as_str().into()),
-            ("body".to_owned(), body.into()),
-            ("time".to_owned(), self.now().unix_timestamp().to_string().into()),
-        ]);
-        fields.extend(learned.into_iter().map(|(name, value)| (format!("{LEARNED}{name}"), value.into())));
+        let fields = answer_fields(answer, self.now(), learned);
         let row = authorization.id.to_string();
         Ok(Self::seal_fields(&key, answer_spot(authorization, &row), &Credential::from_fields(fields)))
     }
@@ -83,18 +76,11 @@ impl Broker {
         let sealed = stored.sealed_answer.as_deref().ok_or(BrokerError::AuthorizationNotReady)?;
         let row = authorization.id.to_string();
         let fields = self.open_fields(answer_spot(authorization, &row), sealed).await?;
-        let text = |name: &str| fields.get(name).map(|value| value.expose_secret()).unwrap_or_default();
-        let answer = TokenAnswer {
-            status: text("status").parse().unwrap_or(0),
-            content_type: text("content_type").to_owned(),
-            retry_after: None,
-            body: Zeroizing::new(text("body").as_bytes().to_vec()),
-        };
+        let (answer, time) = answer_of(&fields);
         let learned = fields.names().filter_map(|name| {
             let value = fields.get(name)?.expose_secret().to_owned();
             Some((name.strip_prefix(LEARNED)?.to_owned(), value))
         });
-        let time = text("time").parse().ok().and_then(|time| Timestamp::from_unix_timestamp(time).ok());
         // Without its moment, it came when the flow began: a token must not be believed to live longer than it does.
         Ok(KeptAnswer { answer, time: time.unwrap_or(authorization.create_time), learned: learned.collect() })
     }
@@ -102,4 +88,34 @@ impl Broker {
 
 fn answer_spot<'a>(authorization: &'a Authorization, row: &'a str) -> Spot<'a> {
     Spot { field: "answer", ..flow_spot(authorization, row) }
+}
+
+/// An answer as fields to be sealed, with the moment that it came and settings from the redirect.
+pub(crate) fn answer_fields(
+    answer: &TokenAnswer,
+    time: Timestamp,
+    learned: BTreeMap<String, String>,
+) -> BTreeMap<String, SecretString> {
+    let body = str::from_utf8(&answer.body).unwrap_or_default();
+    let mut fields: BTreeMap<String, SecretString> = BTreeMap::from([
+        ("status".to_owned(), answer.status.to_string().into()),
+        ("content_type".to_owned(), answer.content_type.as_str().into()),
+        ("body".to_owned(), body.into()),
+        ("time".to_owned(), time.unix_timestamp().to_string().into()),
+    ]);
+    fields.extend(learned.into_iter().map(|(name, value)| (format!("{LEARNED}{name}"), value.into())));
+    fields
+}
+
+/// An answer out of its fields, and the moment that it came.
+pub(crate) fn answer_of(fields: &Credential) -> (TokenAnswer, Option<Timestamp>) {
+    let text = |name: &str| fields.get(name).map(|value| value.expose_secret()).unwrap_or_default();
+    let answer = TokenAnswer {
+        status: text("status").parse().unwrap_or(0),
+        content_type: text("content_type").to_owned(),
+        retry_after: None,
+        body: Zeroizing::new(text("body").as_bytes().to_vec()),
+    };
+    let time = text("time").parse().ok().and_then(|time| Timestamp::from_unix_timestamp(time).ok());
+    (answer, time)
 }

@@ -17,7 +17,7 @@ use super::{Spot, server};
 use crate::{Broker, BrokerError, Caller};
 
 /// The owner's own client, to which tokens were issued: it is known nowhere else.
-const OWN_CLIENT: [&str; 2] = ["client_id", "client_secret"];
+pub(crate) const OWN_CLIENT: [&str; 2] = ["client_id", "client_secret"];
 
 /// How long one attempt has the tokens to itself, in seconds: longer than every deadline of egress, for two calls.
 const LEASE: f64 = 60.0;

@@ -82,6 +82,7 @@ impl Broker {
             stored.sealed = Some(sealed);
             change.update_connection(&stored).await?;
         }
+        self.schedule(change, &stored.connection, provider).await?;
         self.record_connection(&caller, change, kind, &stored.connection).await?;
         Ok(stored.connection)
     }

@@ -129,6 +129,14 @@ pub enum AuditEventKind {
     OauthClientChanged = 18,
     /// Everything, or everything of one provider or workload, is revoked. The reason is the run's id.
     RevocationRunStarted = 19,
+    /// Somebody asked for a connection to be refreshed now.
+    RefreshRequested = 20,
+    /// A workload said that the provider does not take a credential.
+    CredentialRejected = 21,
+    /// A connection can only be mended by its owner; the reason says why.
+    ReauthorizationRequired = 22,
+    /// A connection stops working soon unless its owner consents again; the reason says how soon: 30_DAYS, 7_DAYS or 1_DAY.
+    ConnectionExpiring = 23,
 }
 impl AuditEventKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -157,6 +165,10 @@ impl AuditEventKind {
             Self::TokenRevoked => "AUDIT_EVENT_KIND_TOKEN_REVOKED",
             Self::OauthClientChanged => "AUDIT_EVENT_KIND_OAUTH_CLIENT_CHANGED",
             Self::RevocationRunStarted => "AUDIT_EVENT_KIND_REVOCATION_RUN_STARTED",
+            Self::RefreshRequested => "AUDIT_EVENT_KIND_REFRESH_REQUESTED",
+            Self::CredentialRejected => "AUDIT_EVENT_KIND_CREDENTIAL_REJECTED",
+            Self::ReauthorizationRequired => "AUDIT_EVENT_KIND_REAUTHORIZATION_REQUIRED",
+            Self::ConnectionExpiring => "AUDIT_EVENT_KIND_CONNECTION_EXPIRING",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -184,6 +196,12 @@ impl AuditEventKind {
             "AUDIT_EVENT_KIND_TOKEN_REVOKED" => Some(Self::TokenRevoked),
             "AUDIT_EVENT_KIND_OAUTH_CLIENT_CHANGED" => Some(Self::OauthClientChanged),
             "AUDIT_EVENT_KIND_REVOCATION_RUN_STARTED" => Some(Self::RevocationRunStarted),
+            "AUDIT_EVENT_KIND_REFRESH_REQUESTED" => Some(Self::RefreshRequested),
+            "AUDIT_EVENT_KIND_CREDENTIAL_REJECTED" => Some(Self::CredentialRejected),
+            "AUDIT_EVENT_KIND_REAUTHORIZATION_REQUIRED" => {
+                Some(Self::ReauthorizationRequired)
+            }
+            "AUDIT_EVENT_KIND_CONNECTION_EXPIRING" => Some(Self::ConnectionExpiring),
             _ => None,
         }
     }
@@ -1171,6 +1189,28 @@ pub struct Tokens {
     #[prost(message, optional, tag = "8")]
     pub stop_time: ::core::option::Option<::prost_types::Timestamp>,
 }
+/// Refresh says how a connection stands with the refresher.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Refresh {
+    /// In one word.
+    #[prost(enumeration = "RefreshState", tag = "1")]
+    pub state: i32,
+    /// When the provider was last asked.
+    #[prost(message, optional, tag = "2")]
+    pub last_attempt_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it last gave new tokens.
+    #[prost(message, optional, tag = "3")]
+    pub last_success_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it is asked next. Absent: now, or not by itself.
+    #[prost(message, optional, tag = "4")]
+    pub next_attempt_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// What went wrong last: a stable name, such as PROVIDER_UNAVAILABLE. Empty: nothing since the last success.
+    #[prost(string, tag = "5")]
+    pub error: ::prost::alloc::string::String,
+    /// How many attempts in a row came to nothing.
+    #[prost(int32, tag = "6")]
+    pub failures: i32,
+}
 /// Authorization is one OAuth flow. It is used once, and ends by itself.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Authorization {
@@ -1290,6 +1330,10 @@ pub struct Connection {
     /// What is known of its tokens. Absent: its credential was typed in.
     #[prost(message, optional, tag = "19")]
     pub tokens: ::core::option::Option<Tokens>,
+    /// How it stands with the refresher. Only in GetConnection, ListConnections and RefreshConnection, and only of connections
+    /// whose tokens can be renewed.
+    #[prost(message, optional, tag = "20")]
+    pub refresh: ::core::option::Option<Refresh>,
 }
 /// CreateConnectionRequest connects an account.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1523,6 +1567,23 @@ pub struct ListConnectionsResponse {
     /// Asks for the next page. Empty on the last one.
     #[prost(string, tag = "2")]
     pub next_page_token: ::prost::alloc::string::String,
+}
+/// RefreshConnectionRequest asks for a connection to be refreshed now.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RefreshConnectionRequest {
+    /// The tenant.
+    #[prost(string, tag = "1")]
+    pub organization_id: ::prost::alloc::string::String,
+    /// Its id.
+    #[prost(string, tag = "2")]
+    pub connection_id: ::prost::alloc::string::String,
+}
+/// RefreshConnectionResponse is the connection with its new tokens.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RefreshConnectionResponse {
+    /// The connection.
+    #[prost(message, optional, tag = "1")]
+    pub connection: ::core::option::Option<Connection>,
 }
 /// UpdateConnectionRequest changes what is no secret.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1857,6 +1918,61 @@ impl TestOutcome {
             "TEST_OUTCOME_UNAVAILABLE" => Some(Self::Unavailable),
             "TEST_OUTCOME_UNCLEAR" => Some(Self::Unclear),
             "TEST_OUTCOME_REFUSED" => Some(Self::Refused),
+            _ => None,
+        }
+    }
+}
+/// RefreshState says how a connection stands with the refresher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RefreshState {
+    /// Not said.
+    Unspecified = 0,
+    /// All is well; the next refresh is planned.
+    Scheduled = 1,
+    /// Its moment has come; it waits for its turn, or is being refreshed.
+    UnderWay = 2,
+    /// The last attempt did not go through; it is tried again by itself.
+    Failing = 3,
+    /// The provider was asked and its answer was lost: nobody knows whether it has replaced the tokens. What may be done
+    /// depends on the provider, and is done by itself.
+    Ambiguous = 4,
+    /// The provider says that the permission is gone, which is about to be believed; or it says so of many connections of its
+    /// OAuth client at once, which is not believed until an operator has looked.
+    Refused = 5,
+    /// The provider does not take the OAuth client: an operator must look.
+    ClientQuarantined = 6,
+    /// Nothing is refreshed until an operator has looked: the database was restored or copied.
+    Frozen = 7,
+}
+impl RefreshState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "REFRESH_STATE_UNSPECIFIED",
+            Self::Scheduled => "REFRESH_STATE_SCHEDULED",
+            Self::UnderWay => "REFRESH_STATE_UNDER_WAY",
+            Self::Failing => "REFRESH_STATE_FAILING",
+            Self::Ambiguous => "REFRESH_STATE_AMBIGUOUS",
+            Self::Refused => "REFRESH_STATE_REFUSED",
+            Self::ClientQuarantined => "REFRESH_STATE_CLIENT_QUARANTINED",
+            Self::Frozen => "REFRESH_STATE_FROZEN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "REFRESH_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "REFRESH_STATE_SCHEDULED" => Some(Self::Scheduled),
+            "REFRESH_STATE_UNDER_WAY" => Some(Self::UnderWay),
+            "REFRESH_STATE_FAILING" => Some(Self::Failing),
+            "REFRESH_STATE_AMBIGUOUS" => Some(Self::Ambiguous),
+            "REFRESH_STATE_REFUSED" => Some(Self::Refused),
+            "REFRESH_STATE_CLIENT_QUARANTINED" => Some(Self::ClientQuarantined),
+            "REFRESH_STATE_FROZEN" => Some(Self::Frozen),
             _ => None,
         }
     }
@@ -2411,6 +2527,39 @@ pub mod connection_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// RefreshConnection gets a new access token now, whatever the old one is still good for, and returns the connection as it
+        /// is then. Meant for operators: connections are refreshed by themselves before their token ends. Fails with
+        /// CONNECTION_NOT_FOUND, CONNECTION_PENDING, CONNECTION_DELETED, NOT_RENEWABLE, CONSENT_NEEDED, PROVIDER_UNAVAILABLE,
+        /// OAUTH_CLIENT_REFUSED or REFRESHING_FROZEN. A refresh that is not over in time goes on.
+        pub async fn refresh_connection(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RefreshConnectionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RefreshConnectionResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyholder.v1.ConnectionService/RefreshConnection",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "keyholder.v1.ConnectionService",
+                        "RefreshConnection",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// WatchConnections sends every connection of an organization as it is now, deleted ones left out, then a
         /// message without a connection, then each connection again whenever it changes. Several changes in quick
         /// succession may arrive as one. With a resume token it sends only what changed since, deletions too. The
@@ -2590,6 +2739,17 @@ pub mod connection_service_server {
             request: tonic::Request<super::TestConnectionRequest>,
         ) -> std::result::Result<
             tonic::Response<super::TestConnectionResponse>,
+            tonic::Status,
+        >;
+        /// RefreshConnection gets a new access token now, whatever the old one is still good for, and returns the connection as it
+        /// is then. Meant for operators: connections are refreshed by themselves before their token ends. Fails with
+        /// CONNECTION_NOT_FOUND, CONNECTION_PENDING, CONNECTION_DELETED, NOT_RENEWABLE, CONSENT_NEEDED, PROVIDER_UNAVAILABLE,
+        /// OAUTH_CLIENT_REFUSED or REFRESHING_FROZEN. A refresh that is not over in time goes on.
+        async fn refresh_connection(
+            &self,
+            request: tonic::Request<super::RefreshConnectionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RefreshConnectionResponse>,
             tonic::Status,
         >;
         /// Server streaming response type for the WatchConnections method.
@@ -3349,6 +3509,55 @@ pub mod connection_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/keyholder.v1.ConnectionService/RefreshConnection" => {
+                    #[allow(non_camel_case_types)]
+                    struct RefreshConnectionSvc<T: ConnectionService>(pub Arc<T>);
+                    impl<
+                        T: ConnectionService,
+                    > tonic::server::UnaryService<super::RefreshConnectionRequest>
+                    for RefreshConnectionSvc<T> {
+                        type Response = super::RefreshConnectionResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RefreshConnectionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ConnectionService>::refresh_connection(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RefreshConnectionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/keyholder.v1.ConnectionService/WatchConnections" => {
                     #[allow(non_camel_case_types)]
                     struct WatchConnectionsSvc<T: ConnectionService>(pub Arc<T>);
@@ -3987,6 +4196,32 @@ pub struct ResolveCredentialResponse {
     #[prost(string, tag = "10")]
     pub audit_event_id: ::prost::alloc::string::String,
 }
+/// ReportRejectedRequest says that a provider did not take a credential.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportRejectedRequest {
+    /// The tenant.
+    #[prost(string, tag = "1")]
+    pub organization_id: ::prost::alloc::string::String,
+    /// As whom it was resolved: a principal "type:id".
+    #[prost(string, tag = "2")]
+    pub actor: ::prost::alloc::string::String,
+    /// The connection, as ResolveCredential named it.
+    #[prost(string, tag = "3")]
+    pub connection_id: ::prost::alloc::string::String,
+    /// The generation, as ResolveCredential named it.
+    #[prost(int64, tag = "4")]
+    pub generation: i64,
+}
+/// ReportRejectedResponse says what became of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportRejectedResponse {
+    /// In one word.
+    #[prost(enumeration = "RejectionOutcome", tag = "1")]
+    pub outcome: i32,
+    /// The connection's generation now.
+    #[prost(int64, tag = "2")]
+    pub generation: i64,
+}
 /// GrantState says where a grant stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -4020,6 +4255,47 @@ impl GrantState {
             "GRANT_STATE_ACTIVE" => Some(Self::Active),
             "GRANT_STATE_EXPIRED" => Some(Self::Expired),
             "GRANT_STATE_REVOKED" => Some(Self::Revoked),
+            _ => None,
+        }
+    }
+}
+/// RejectionOutcome says what became of a credential that a provider did not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RejectionOutcome {
+    /// Not said.
+    Unspecified = 0,
+    /// There is a newer one: resolve again.
+    Replaced = 1,
+    /// The provider says that the permission is gone, or somebody has taken it back here: its owner must connect again.
+    Gone = 2,
+    /// It is being replaced, or could not be just now: resolve again later.
+    Pending = 3,
+    /// Nothing but its owner can replace it, such as an API key.
+    NotRenewable = 4,
+}
+impl RejectionOutcome {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "REJECTION_OUTCOME_UNSPECIFIED",
+            Self::Replaced => "REJECTION_OUTCOME_REPLACED",
+            Self::Gone => "REJECTION_OUTCOME_GONE",
+            Self::Pending => "REJECTION_OUTCOME_PENDING",
+            Self::NotRenewable => "REJECTION_OUTCOME_NOT_RENEWABLE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "REJECTION_OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
+            "REJECTION_OUTCOME_REPLACED" => Some(Self::Replaced),
+            "REJECTION_OUTCOME_GONE" => Some(Self::Gone),
+            "REJECTION_OUTCOME_PENDING" => Some(Self::Pending),
+            "REJECTION_OUTCOME_NOT_RENEWABLE" => Some(Self::NotRenewable),
             _ => None,
         }
     }
@@ -4277,7 +4553,8 @@ pub mod grant_service_client {
         /// CONNECTION_NOT_FOUND, PROVIDER_NOT_FOUND, GRANT_MISSING, GRANT_REVOKED, GRANT_EXPIRED,
         /// WORKLOAD_NOT_GRANTED, SCOPE_NOT_GRANTED, SCOPE_MISSING, CONNECTION_PENDING, CONNECTION_DISABLED,
         /// REAUTHORIZATION_REQUIRED, TOKEN_EXPIRED, AMBIGUOUS_CONNECTION, CREDENTIAL_UNREADABLE, STORE_UNAVAILABLE or
-        /// AUDIT_UNAVAILABLE.
+        /// AUDIT_UNAVAILABLE. If the token ends sooner than asked for, the call waits for a newer one, as long as its deadline
+        /// lets it; if none comes, it fails with PROVIDER_UNAVAILABLE, OAUTH_CLIENT_REFUSED, REFRESHING_FROZEN or RATE_LIMITED.
         pub async fn resolve_credential(
             &mut self,
             request: impl tonic::IntoRequest<super::ResolveCredentialRequest>,
@@ -4302,6 +4579,34 @@ pub mod grant_service_client {
                 .insert(
                     GrpcMethod::new("keyholder.v1.GrantService", "ResolveCredential"),
                 );
+            self.inner.unary(req, path, codec).await
+        }
+        /// ReportRejected says that the provider did not take a credential that was released, as a rule by answering 401. However
+        /// often this is said of one generation, it is replaced once, and the call waits for that as long as its deadline lets
+        /// it. For the role resolver only. Fails with CONNECTION_NOT_FOUND, GRANT_MISSING, GRANT_REVOKED, GRANT_EXPIRED,
+        /// WORKLOAD_NOT_GRANTED, PROVIDER_NOT_ALLOWED, INVALID_FIELD or RATE_LIMITED.
+        pub async fn report_rejected(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReportRejectedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReportRejectedResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyholder.v1.GrantService/ReportRejected",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyholder.v1.GrantService", "ReportRejected"));
             self.inner.unary(req, path, codec).await
         }
     }
@@ -4378,12 +4683,24 @@ pub mod grant_service_server {
         /// CONNECTION_NOT_FOUND, PROVIDER_NOT_FOUND, GRANT_MISSING, GRANT_REVOKED, GRANT_EXPIRED,
         /// WORKLOAD_NOT_GRANTED, SCOPE_NOT_GRANTED, SCOPE_MISSING, CONNECTION_PENDING, CONNECTION_DISABLED,
         /// REAUTHORIZATION_REQUIRED, TOKEN_EXPIRED, AMBIGUOUS_CONNECTION, CREDENTIAL_UNREADABLE, STORE_UNAVAILABLE or
-        /// AUDIT_UNAVAILABLE.
+        /// AUDIT_UNAVAILABLE. If the token ends sooner than asked for, the call waits for a newer one, as long as its deadline
+        /// lets it; if none comes, it fails with PROVIDER_UNAVAILABLE, OAUTH_CLIENT_REFUSED, REFRESHING_FROZEN or RATE_LIMITED.
         async fn resolve_credential(
             &self,
             request: tonic::Request<super::ResolveCredentialRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ResolveCredentialResponse>,
+            tonic::Status,
+        >;
+        /// ReportRejected says that the provider did not take a credential that was released, as a rule by answering 401. However
+        /// often this is said of one generation, it is replaced once, and the call waits for that as long as its deadline lets
+        /// it. For the role resolver only. Fails with CONNECTION_NOT_FOUND, GRANT_MISSING, GRANT_REVOKED, GRANT_EXPIRED,
+        /// WORKLOAD_NOT_GRANTED, PROVIDER_NOT_ALLOWED, INVALID_FIELD or RATE_LIMITED.
+        async fn report_rejected(
+            &self,
+            request: tonic::Request<super::ReportRejectedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReportRejectedResponse>,
             tonic::Status,
         >;
     }
@@ -4765,6 +5082,51 @@ pub mod grant_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ResolveCredentialSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyholder.v1.GrantService/ReportRejected" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReportRejectedSvc<T: GrantService>(pub Arc<T>);
+                    impl<
+                        T: GrantService,
+                    > tonic::server::UnaryService<super::ReportRejectedRequest>
+                    for ReportRejectedSvc<T> {
+                        type Response = super::ReportRejectedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReportRejectedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as GrantService>::report_rejected(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReportRejectedSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

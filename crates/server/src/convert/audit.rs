@@ -82,5 +82,9 @@ const fn kind(kind: AuditKind) -> v1::AuditEventKind {
         AuditKind::GrantRevoked => v1::AuditEventKind::GrantRevoked,
         AuditKind::ConnectionTested => v1::AuditEventKind::ConnectionTested,
         AuditKind::UrlRefused => v1::AuditEventKind::UrlRefused,
+        AuditKind::RefreshRequested => v1::AuditEventKind::RefreshRequested,
+        AuditKind::CredentialRejected => v1::AuditEventKind::CredentialRejected,
+        AuditKind::ReauthorizationRequired => v1::AuditEventKind::ReauthorizationRequired,
+        AuditKind::ConnectionExpiring => v1::AuditEventKind::ConnectionExpiring,
     }
 }

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use keyholder_broker::{ConnectionFilter, ConnectionUpdate, CreateConnection, WatchFilter};
 use keyholder_domain::{
     Account, AuthMethod, Connection, ConnectionId, ConnectionState, Labels, LastTest, OrganizationId,
-    Principal, ProviderId, Scopes, TestClass, Text, Tokens,
+    Principal, ProviderId, RefreshState, RefreshStatus, Scopes, TestClass, Text, Tokens,
 };
 use keyholder_proto::v1;
 use keyholder_vault::SecretString;
@@ -36,6 +36,32 @@ pub fn connection(connection: Connection) -> v1::Connection {
         etag: to_etag(connection.generation),
         last_test: connection.last_test.map(last_test),
         tokens: connection.tokens.map(|known| tokens(&known, &connection.scopes)),
+        refresh: None,
+    }
+}
+
+/// A connection on the wire, with how it stands with the refresher.
+pub fn connection_with(connection: Connection, status: Option<RefreshStatus>) -> v1::Connection {
+    v1::Connection { refresh: status.map(refresh), ..self::connection(connection) }
+}
+
+fn refresh(status: RefreshStatus) -> v1::Refresh {
+    v1::Refresh {
+        state: match status.state {
+            RefreshState::Scheduled => v1::RefreshState::Scheduled,
+            RefreshState::UnderWay => v1::RefreshState::UnderWay,
+            RefreshState::Failing => v1::RefreshState::Failing,
+            RefreshState::Ambiguous => v1::RefreshState::Ambiguous,
+            RefreshState::Refused => v1::RefreshState::Refused,
+            RefreshState::ClientQuarantined => v1::RefreshState::ClientQuarantined,
+            RefreshState::Frozen => v1::RefreshState::Frozen,
+        }
+        .into(),
+        last_attempt_time: status.last_attempt_time.map(timestamp),
+        last_success_time: status.last_success_time.map(timestamp),
+        next_attempt_time: status.next_attempt_time.map(timestamp),
+        error: status.error.as_str().to_owned(),
+        failures: status.failures,
     }
 }
 

@@ -1,10 +1,12 @@
 use std::time::Duration;
 
-use keyholder_broker::{Access, Answer, Ask, CreateGrant, GrantFilter, Refusal, Target, Usable};
+use keyholder_broker::{
+    Access, Answer, Ask, CreateGrant, GrantFilter, Refusal, Rejected, RejectionOutcome, Target, Usable,
+};
 use keyholder_domain::access::Right;
 use keyholder_domain::{
-    ConnectionId, Grant, GrantId, GrantState, GrantTarget, Principal, ProviderId, Reason, Scopes, Text,
-    Timestamp, WorkloadId, WorkloadPattern,
+    ConnectionId, Generation, Grant, GrantId, GrantState, GrantTarget, Principal, ProviderId, Reason, Scopes,
+    Text, Timestamp, WorkloadId, WorkloadPattern,
 };
 use keyholder_proto::v1;
 
@@ -161,7 +163,8 @@ pub fn ask(reader: &mut Reader, fields: &AskFields<'_>) -> Option<Ask> {
     let scopes = reader.checked("scopes", Scopes::parse(fields.scopes));
     let purpose = reader.checked("purpose", Text::parse(fields.purpose));
     let min_ttl = read_min_ttl(reader, fields.min_ttl);
-    Some(Ask { actor: actor?, target: target?, scopes: scopes?, min_ttl, purpose: purpose? })
+    let wait = Duration::ZERO;
+    Some(Ask { actor: actor?, target: target?, scopes: scopes?, min_ttl, purpose: purpose?, wait })
 }
 
 fn read_min_ttl(reader: &mut Reader, given: Option<prost_types::Duration>) -> Duration {
@@ -270,4 +273,25 @@ fn candidates(refusal: &Refusal) -> Vec<v1::ConnectionCandidate> {
             state: state(candidate.state).into(),
         })
         .collect()
+}
+
+/// Reads a report that a provider did not take a credential.
+pub fn rejected(message: &v1::ReportRejectedRequest, wait: Duration) -> Result<Rejected, Problem> {
+    let mut reader = Reader::new();
+    let actor = reader.required("actor", &message.actor, Principal::parse);
+    let connection_id = reader.required("connection_id", &message.connection_id, ConnectionId::parse);
+    let generation = reader.checked("generation", Generation::new(message.generation));
+    let rejected =
+        (|| Some(Rejected { actor: actor?, connection_id: connection_id?, generation: generation?, wait }))();
+    reader.finish(rejected)
+}
+
+/// What became of a credential that a provider did not take.
+pub const fn rejection_outcome(outcome: RejectionOutcome) -> v1::RejectionOutcome {
+    match outcome {
+        RejectionOutcome::Replaced => v1::RejectionOutcome::Replaced,
+        RejectionOutcome::Gone => v1::RejectionOutcome::Gone,
+        RejectionOutcome::Pending => v1::RejectionOutcome::Pending,
+        RejectionOutcome::NotRenewable => v1::RejectionOutcome::NotRenewable,
+    }
 }

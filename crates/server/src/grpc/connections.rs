@@ -39,6 +39,26 @@ fn answer(call: &Call, result: Result<Connection, BrokerError>) -> Result<Option
     Ok(Some(convert::connection(connection)))
 }
 
+impl Services {
+    /// Connections on the wire, with how they stand with the refresher.
+    async fn with_statuses(
+        &self,
+        call: &Call,
+        organization_id: &OrganizationId,
+        connections: Vec<Connection>,
+    ) -> Result<Vec<v1::Connection>, Status> {
+        let statuses = as_caller!(call, *organization_id, None, |caller| {
+            self.broker.refresh_statuses(&caller, &connections).await
+        });
+        let mut statuses = statuses.map_err(|error| call.broke(error))?;
+        let connections = connections.into_iter().map(|connection| {
+            let status = statuses.remove(&connection.id);
+            convert::connection_with(connection, status)
+        });
+        Ok(connections.collect())
+    }
+}
+
 #[tonic::async_trait]
 impl ConnectionService for Services {
     async fn create_connection(
@@ -85,7 +105,10 @@ impl ConnectionService for Services {
         let found = as_caller!(call, organization_id, None, |caller| {
             self.broker.get_connection(&caller, named.id).await
         });
-        Ok(Response::new(v1::GetConnectionResponse { connection: answer(&call, found)? }))
+        let connection = found.map_err(|error| call.broke(error))?;
+        note_connection(&call, &connection);
+        let connections = self.with_statuses(&call, &organization_id, vec![connection]).await?;
+        Ok(Response::new(v1::GetConnectionResponse { connection: connections.into_iter().next() }))
     }
 
     async fn list_connections(
@@ -100,10 +123,8 @@ impl ConnectionService for Services {
         });
         let found = found.map_err(|error| call.broke(error))?;
         let (found, next_page_token) = tokens.next(found, page.size, |last| last.id.to_string());
-        Ok(Response::new(v1::ListConnectionsResponse {
-            connections: found.into_iter().map(convert::connection).collect(),
-            next_page_token,
-        }))
+        let connections = self.with_statuses(&call, &organization_id, found).await?;
+        Ok(Response::new(v1::ListConnectionsResponse { connections, next_page_token }))
     }
 
     async fn update_connection(
@@ -215,6 +236,22 @@ impl ConnectionService for Services {
             self.broker.test_connection(&caller, named.id).await
         });
         Ok(Response::new(v1::TestConnectionResponse { connection: answer(&call, tested)? }))
+    }
+
+    async fn refresh_connection(
+        &self,
+        request: Request<v1::RefreshConnectionRequest>,
+    ) -> Result<Response<v1::RefreshConnectionResponse>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let named = Named::read(&call, Reader::new(), "", &message.connection_id, "")?;
+        let wait = call.patience();
+        let refreshed = as_caller!(call, organization_id, None, |caller| {
+            self.broker.refresh_connection(&caller, named.id, wait).await
+        });
+        let connection = refreshed.map_err(|error| call.broke(error))?;
+        note_connection(&call, &connection);
+        let connections = self.with_statuses(&call, &organization_id, vec![connection]).await?;
+        Ok(Response::new(v1::RefreshConnectionResponse { connection: connections.into_iter().next() }))
     }
 
     type WatchConnectionsStream =

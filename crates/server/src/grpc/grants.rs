@@ -182,10 +182,11 @@ impl GrantService for Services {
         let message = request.into_inner();
         let read =
             if call.has_role() { read_resolve(&message) } else { Err(Problem::new(Reason::RoleMissing)) };
-        let (organization_id, ask) = match read {
+        let (organization_id, mut ask) = match read {
             Ok(read) => read,
             Err(problem) => return Err(self.refuse_unread(&call, &message, problem).await),
         };
+        ask.wait = call.patience();
         self.note_ask(&call, &ask);
         let allowed = call.check_organization(&organization_id).and_then(|()| call.check_actor(&ask.actor));
         if let Err(problem) = allowed {
@@ -205,6 +206,25 @@ impl GrantService for Services {
         }
         self.metrics.released();
         Ok(Response::new(convert::resolve_response(released)))
+    }
+
+    async fn report_rejected(
+        &self,
+        request: Request<v1::ReportRejectedRequest>,
+    ) -> Result<Response<v1::ReportRejectedResponse>, Status> {
+        let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
+        let rejected = convert::rejected(&message, call.patience()).map_err(|problem| call.fail(problem))?;
+        note(&call.facts().actor, &rejected.actor);
+        note(&call.facts().connection_id, rejected.connection_id);
+        call.check_actor(&rejected.actor).map_err(|problem| call.fail(problem))?;
+        let reported = as_caller!(call, organization_id, Some(&rejected.actor), |caller| {
+            self.broker.report_rejected(&caller, &rejected).await
+        });
+        let (connection, outcome) = reported.map_err(|error| call.broke(error))?;
+        Ok(Response::new(v1::ReportRejectedResponse {
+            outcome: convert::rejection_outcome(outcome).into(),
+            generation: connection.generation.get(),
+        }))
     }
 }
 

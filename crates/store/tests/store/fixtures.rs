@@ -147,5 +147,6 @@ pub(crate) fn release<'a>(
         workload,
         actor,
         purpose: "",
+        min_ttl: std::time::Duration::ZERO,
     }
 }

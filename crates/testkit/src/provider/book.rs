@@ -1,11 +1,11 @@
 //! The grants and their tokens: what is true at the provider, whatever its answers look like.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keyholder_domain::Timestamp;
 
 use super::chance::{challenge, random_hex};
-use super::history::Counts;
+use super::history::{Counts, Superseded};
 use super::manners::{Manners, Pkce, RefreshTokens, Reuse};
 use super::reply::Refusal;
 
@@ -14,6 +14,7 @@ pub(super) type GrantNumber = usize;
 #[derive(Default)]
 pub(super) struct Book {
     grants: Vec<Grant>,
+    accounts: BTreeMap<String, BTreeSet<GrantNumber>>,
     codes: BTreeMap<String, Code>,
     accesses: BTreeMap<String, Access>,
     refreshes: BTreeMap<String, Refresh>,
@@ -29,6 +30,10 @@ pub(super) struct Grant {
     pub(super) nonce: Option<String>,
     born: Timestamp,
     dead: bool,
+    /// Its access tokens are dead up to this number in the order of minting.
+    access_ended: u64,
+    /// The id of the last refresh token that was minted for it.
+    newest_refresh: Option<String>,
 }
 
 struct Code {
@@ -42,6 +47,8 @@ struct Code {
 
 struct Access {
     id: String,
+    /// Its number in the order of minting.
+    number: u64,
     grant: GrantNumber,
     born: Timestamp,
     ends: Timestamp,
@@ -133,9 +140,36 @@ impl Book {
         nonce: Option<String>,
         now: Timestamp,
     ) -> GrantNumber {
-        let (client, account) = (client.to_owned(), account.to_owned());
-        self.grants.push(Grant { client, account, scopes, nonce, born: now, dead: false });
-        self.grants.len() - 1
+        let number = self.grants.len();
+        self.grants.push(Grant {
+            client: client.to_owned(),
+            account: account.to_owned(),
+            scopes,
+            nonce,
+            born: now,
+            dead: false,
+            access_ended: 0,
+            newest_refresh: None,
+        });
+        self.accounts.entry(account.to_owned()).or_default().insert(number);
+        number
+    }
+
+    /// Makes a grant that of another account.
+    fn move_grant(&mut self, number: GrantNumber, account: &str) {
+        let before = std::mem::replace(&mut self.grants[number].account, account.to_owned());
+        self.accounts.entry(before).or_default().remove(&number);
+        self.accounts.entry(account.to_owned()).or_default().insert(number);
+    }
+
+    /// The grant of an account that was opened last.
+    pub(super) fn latest_grant(&self, account: &str) -> Option<GrantNumber> {
+        self.accounts.get(account)?.last().copied()
+    }
+
+    /// The id of the last refresh token that a grant was given.
+    pub(super) fn newest_refresh(&self, grant: GrantNumber) -> Option<String> {
+        self.grants[grant].newest_refresh.clone()
     }
 
     pub(super) fn grant(&self, number: GrantNumber) -> &Grant {
@@ -149,14 +183,14 @@ impl Book {
     /// Ends every grant of an account, and says how many there were.
     pub(super) fn kill_account(&mut self, account: &str) -> usize {
         let mut killed = 0;
-        for grant in self.grants.iter_mut().filter(|grant| grant.account == account && !grant.dead) {
-            grant.dead = true;
-            killed += 1;
+        for &number in self.accounts.get(account).into_iter().flatten() {
+            killed += usize::from(!self.grants[number].dead);
+            self.grants[number].dead = true;
         }
         killed
     }
 
-    fn lives(&self, grant: GrantNumber, manners: &Manners, now: Timestamp) -> bool {
+    pub(super) fn lives(&self, grant: GrantNumber, manners: &Manners, now: Timestamp) -> bool {
         let grant = &self.grants[grant];
         !grant.dead && manners.grant_lifetime.is_none_or(|lifetime| now < grant.born + lifetime)
     }
@@ -184,12 +218,11 @@ impl Book {
         manners: &Manners,
         now: Timestamp,
     ) -> Result<Issued, Refusal> {
-        let token = self.refreshes.get(text).ok_or(Refusal::InvalidGrant)?;
-        let (grant, replacement) = (token.grant, token.replaced.clone());
+        let grant = self.grant_of_refresh(text).ok_or(Refusal::InvalidGrant)?;
         if self.grants[grant].client != client {
             return Err(Refusal::InvalidGrant);
         }
-        if replacement.as_ref().is_some_and(|replaced| !self.may_come_again(replaced, manners.reuse, now)) {
+        if self.superseded(text).is_some_and(|superseded| !may_come_again(superseded, manners.reuse, now)) {
             self.counts.replays += 1;
             self.kill(grant);
         }
@@ -199,31 +232,23 @@ impl Book {
         }
         self.counts.refreshes += 1;
         if manners.refresh_ends_access {
-            self.accesses
-                .values_mut()
-                .filter(|access| access.grant == grant)
-                .for_each(|access| access.dead = true);
+            self.grants[grant].access_ended = self.minted;
         }
         if let Some(account) = &manners.account_after_refresh {
-            self.grants[grant].account.clone_from(account);
+            self.move_grant(grant, account);
         }
-        let refresh = self.next_refresh(text, replacement.map(|(_, text)| text), manners, now);
+        let refresh = self.next_refresh(text, manners, now);
         Ok(self.issue_with(grant, refresh, manners, now))
     }
 
-    fn next_refresh(
-        &mut self,
-        text: &str,
-        replacement: Option<String>,
-        manners: &Manners,
-        now: Timestamp,
-    ) -> Option<String> {
-        match (manners.refresh_tokens, replacement) {
+    fn next_refresh(&mut self, text: &str, manners: &Manners, now: Timestamp) -> Option<String> {
+        let Refresh { grant, replaced, .. } = &self.refreshes[text];
+        match (manners.refresh_tokens, replaced) {
             (RefreshTokens::Same, _) => Some(text.to_owned()),
             (RefreshTokens::FirstOnly | RefreshTokens::Never, _) => None,
-            (RefreshTokens::Rotate, Some(replacement)) => Some(replacement),
+            (RefreshTokens::Rotate, Some((_, replacement))) => Some(replacement.clone()),
             (RefreshTokens::Rotate, None) => {
-                let grant = self.refreshes[text].grant;
+                let grant = *grant;
                 let next = self.mint_refresh(grant, manners, now);
                 if manners.reuse != Reuse::Static {
                     let replaced = Some((now, next.clone()));
@@ -234,18 +259,17 @@ impl Book {
         }
     }
 
-    fn may_come_again(&self, (at, replacement): &(Timestamp, String), reuse: Reuse, now: Timestamp) -> bool {
-        let unused = self.refreshes.get(replacement).is_some_and(|token| token.replaced.is_none());
-        match reuse {
-            Reuse::None => false,
-            Reuse::Static => true,
-            Reuse::Window(length) | Reuse::UntilUsed(length) => unused && now <= *at + length,
-        }
+    /// What has become of a refresh token, if it was replaced.
+    pub(super) fn superseded(&self, text: &str) -> Option<Superseded> {
+        let (since, replacement) = self.refreshes.get(text)?.replaced.as_ref()?;
+        let replacement_used = self.refreshes.get(replacement)?.replaced.is_some();
+        Some(Superseded { since: *since, replacement_used })
     }
 
     fn mint_refresh(&mut self, grant: GrantNumber, manners: &Manners, now: Timestamp) -> String {
         let (id, text) = self.mint("rt");
         let ends = manners.refresh_lifetime.map(|lifetime| now + lifetime);
+        self.grants[grant].newest_refresh = Some(id.clone());
         self.refreshes.insert(text.clone(), Refresh { id, grant, ends, dead: false, replaced: None });
         text
     }
@@ -259,7 +283,8 @@ impl Book {
     ) -> Issued {
         let (id, text) = self.mint("at");
         let ends = now + manners.access_lifetime;
-        self.accesses.insert(text.clone(), Access { id: id.clone(), grant, born: now, ends, dead: false });
+        let access = Access { id: id.clone(), number: self.minted, grant, born: now, ends, dead: false };
+        self.accesses.insert(text.clone(), access);
         let refresh_ends = refresh.as_ref().and_then(|text| self.refreshes.get(text)?.ends);
         let refresh = refresh.map(|text| (self.id_of(&text), text));
         Issued { grant, access: text, access_id: id, ends, refresh, refresh_ends }
@@ -273,8 +298,12 @@ impl Book {
         now: Timestamp,
     ) -> Result<GrantNumber, Refusal> {
         let access = self.accesses.get(text).ok_or(Refusal::InvalidToken)?;
-        let good = !access.dead && now < access.ends && self.lives(access.grant, manners, now);
+        let good = !self.was_ended(access) && now < access.ends && self.lives(access.grant, manners, now);
         if good { Ok(access.grant) } else { Err(Refusal::InvalidToken) }
+    }
+
+    fn was_ended(&self, access: &Access) -> bool {
+        access.dead || access.number <= self.grants[access.grant].access_ended
     }
 
     /// When an access token was given out.
@@ -292,11 +321,11 @@ impl Book {
             alive = !refresh.dead && !self.grants[refresh.grant].dead;
             refresh.dead = true;
             self.grants[refresh.grant].dead = true;
-        } else if let Some(access) = self.accesses.get_mut(text)
+        } else if let Some(access) = self.accesses.get(text)
             && self.grants[access.grant].client == client
         {
-            alive = !access.dead && !self.grants[access.grant].dead;
-            access.dead = true;
+            alive = !self.was_ended(access) && !self.grants[access.grant].dead;
+            self.accesses.entry(text.to_owned()).and_modify(|access| access.dead = true);
         }
         self.counts.revocations += u64::from(alive);
     }
@@ -323,7 +352,11 @@ impl Book {
 
     /// The text of a code or token, by its id.
     pub(super) fn text_of(&self, id: &str) -> Option<String> {
-        self.secrets().into_iter().find(|text| self.id_of(text) == id)
+        let start = format!("{id}.");
+        let code = self.codes.range(start.clone()..).next().map(|(text, _)| text);
+        let access = self.accesses.range(start.clone()..).next().map(|(text, _)| text);
+        let refresh = self.refreshes.range(start.clone()..).next().map(|(text, _)| text);
+        [code, access, refresh].into_iter().flatten().find(|text| text.starts_with(&start)).cloned()
     }
 
     /// A new id, and the text that has it.
@@ -332,6 +365,17 @@ impl Book {
         let id = format!("{kind}-{}", self.minted);
         let text = format!("{id}.{}", random_hex());
         (id, text)
+    }
+}
+
+/// Whether a refresh token that was replaced is still good.
+fn may_come_again(superseded: Superseded, reuse: Reuse, now: Timestamp) -> bool {
+    match reuse {
+        Reuse::None => false,
+        Reuse::Static => true,
+        Reuse::Window(length) | Reuse::UntilUsed(length) => {
+            !superseded.replacement_used && now <= superseded.since + length
+        }
     }
 }
 

@@ -100,6 +100,12 @@ pub(super) fn authenticate<'a>(ask: &Ask, clients: &'a [Client]) -> Result<&'a C
     candidates.find(|client| client.admits(&shown)).ok_or(Refusal::InvalidClient)
 }
 
+/// Who a request says that it is from, proven or not. An assertion without a client says it itself.
+pub(super) fn claimed(ask: &Ask) -> Option<String> {
+    let issuer = || Some(ask.claims()?.get("iss")?.as_str()?.to_owned());
+    shown(ask).ok().map(|(id, _)| id).or_else(issuer)
+}
+
 /// Exactly one way is allowed (RFC 6749 section 2.3).
 fn shown(ask: &Ask) -> Result<(String, Shown), Refusal> {
     let header = ask.header(header::AUTHORIZATION);

@@ -6,10 +6,10 @@ use keyholder_domain::Timestamp;
 
 use super::ask::Ask;
 use super::authorize::Wish;
-use super::book::{Book, GrantNumber};
+use super::book::Book;
 use super::client::Client;
 use super::device::Device;
-use super::history::Endpoint;
+use super::history::{Endpoint, Outcome, Refreshed};
 use super::manners::Manners;
 use super::reply::Reply;
 
@@ -23,6 +23,8 @@ pub(super) struct Desk {
     pub(super) wishes: BTreeMap<String, Wish>,
     /// By device code.
     pub(super) devices: BTreeMap<String, Device>,
+    /// The last second in which a client called, and its calls in it, by client.
+    pub(super) windows: BTreeMap<String, (i64, u32)>,
 }
 
 impl Desk {
@@ -59,8 +61,17 @@ impl Desk {
         Some(self.book.id_of(text))
     }
 
-    /// The grant that a request refreshes.
-    pub(super) fn refreshed(&self, ask: &Ask) -> Option<GrantNumber> {
-        (ask.endpoint == Endpoint::Token).then(|| self.book.grant_of_refresh(ask.get("refresh_token")?))?
+    /// The refresh that the call with a number asks for, on its arrival.
+    pub(super) fn refreshed(&self, ask: &Ask, number: u64, now: Timestamp) -> Option<Refreshed> {
+        let text = ask.get("refresh_token").filter(|_| ask.endpoint == Endpoint::Token)?;
+        Some(Refreshed {
+            number,
+            at: now,
+            answered: None,
+            grant: self.book.grant_of_refresh(text)?,
+            presented: self.book.id_of(text),
+            superseded: self.book.superseded(text),
+            outcome: Outcome::Nothing,
+        })
     }
 }

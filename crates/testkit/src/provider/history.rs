@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::ask::Ask;
 use super::fault::{Effect, Stage};
 
-/// How many calls are kept.
+/// How many calls are kept, until another number is asked for.
 const KEPT: usize = 10_000;
 
 /// A part of the provider.
@@ -106,7 +106,9 @@ pub enum Outcome {
 pub struct Counts {
     /// Calls of the token endpoint.
     pub token_calls: u64,
-    /// Grants that a person gave, or that a device got.
+    /// Those of them that were refused by the [`Limit`](super::Limit).
+    pub limited: u64,
+    /// Grants that a person gave, that a device got, or that a test had issued.
     pub grants: u64,
     /// Refreshes that gave tokens out.
     pub refreshes: u64,
@@ -120,18 +122,64 @@ pub struct Counts {
     pub most_refreshes_at_once: u64,
 }
 
-#[derive(Default)]
+/// A call that presented a refresh token of ours at the token endpoint, without the texts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refreshed {
+    /// The call's number.
+    pub number: u64,
+    /// When it arrived.
+    pub at: Timestamp,
+    /// When its answer was given to the network, spoilt or not. Nothing if it never was.
+    pub answered: Option<Timestamp>,
+    /// The grant that it is of; they count from 0.
+    pub grant: usize,
+    /// The id of the token that was presented, such as `rt-7`.
+    pub presented: String,
+    /// What had become of that when the work on the call began, or when it arrived if no work was done.
+    /// Nothing if it had not been replaced.
+    pub superseded: Option<Superseded>,
+    /// What the provider did, whatever became of its answer.
+    pub outcome: Outcome,
+}
+
+/// What had become of a refresh token that was replaced. Only
+/// [`RefreshTokens::Rotate`](super::RefreshTokens::Rotate) replaces a token, and not where it stays good,
+/// under [`Reuse::Static`](super::Reuse::Static).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Superseded {
+    /// When it was first used.
+    pub since: Timestamp,
+    /// Whether its replacement had been used, too.
+    pub replacement_used: bool,
+}
+
 pub(super) struct History {
+    kept: usize,
     calls: VecDeque<Call>,
     made: u64,
+    /// Never cut, and in the order of their numbers.
+    pub(super) refreshes: Vec<Refreshed>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { kept: KEPT, calls: VecDeque::new(), made: 0, refreshes: Vec::new() }
+    }
 }
 
 impl History {
+    /// Keeps so many calls.
+    pub(super) fn keep(&mut self, calls: usize) {
+        self.kept = calls;
+        self.cut();
+    }
+
+    fn cut(&mut self) {
+        self.calls.drain(..self.calls.len().saturating_sub(self.kept));
+    }
+
     pub(super) fn open(&mut self, ask: &Ask, presented: Option<String>, now: Timestamp) -> u64 {
         self.made += 1;
-        if self.calls.len() == KEPT {
-            self.calls.pop_front();
-        }
         self.calls.push_back(Call {
             number: self.made,
             at: now,
@@ -146,14 +194,39 @@ impl History {
             outcome: Outcome::Nothing,
             fault: None,
         });
+        self.cut();
         self.made
     }
 
     /// Changes a call, unless it is forgotten already.
     pub(super) fn change(&mut self, number: u64, change: impl FnOnce(&mut Call)) {
-        if let Some(call) = self.calls.iter_mut().rev().find(|call| call.number == number) {
+        let first = self.calls.front().map_or(0, |call| call.number);
+        let place = number.checked_sub(first).and_then(|place| usize::try_from(place).ok());
+        if let Some(call) = place.and_then(|place| self.calls.get_mut(place)) {
             change(call);
         }
+    }
+
+    /// Says what the provider did about a call.
+    pub(super) fn worked(&mut self, number: u64, outcome: &Outcome, superseded: Option<Superseded>) {
+        self.change(number, |call| call.outcome = outcome.clone());
+        if let Some(refreshed) = self.refreshed(number) {
+            refreshed.outcome = outcome.clone();
+            refreshed.superseded = superseded;
+        }
+    }
+
+    /// Says when the answer of a call was given to the network.
+    pub(super) fn answered(&mut self, number: u64, at: Timestamp) {
+        self.change(number, |call| call.answered = Some(at));
+        if let Some(refreshed) = self.refreshed(number) {
+            refreshed.answered = Some(at);
+        }
+    }
+
+    fn refreshed(&mut self, number: u64) -> Option<&mut Refreshed> {
+        let place = self.refreshes.binary_search_by_key(&number, |refreshed| refreshed.number).ok()?;
+        self.refreshes.get_mut(place)
     }
 
     pub(super) fn calls(&self) -> Vec<Call> {

@@ -64,6 +64,8 @@ pub struct Manners {
     pub answer_extra: Map<String, Value>,
 
     // === Errors ===
+    /// How many calls of the token endpoint one client has. Nothing: as many as it likes.
+    pub limit: Option<Limit>,
     /// The status of every token error, if not the right one. GitHub says 200.
     pub error_status: Option<u16>,
     /// The name of every token error, if not the right one.
@@ -104,6 +106,7 @@ impl Default for Manners {
             granted: None,
             token_type: Some("Bearer".to_owned()),
             answer_extra: Map::new(),
+            limit: None,
             error_status: None,
             error_code: None,
             error_description: None,
@@ -160,6 +163,18 @@ pub enum Reuse {
     Window(Duration),
     /// It brings the same replacement until that is used, at the most for so long.
     UntilUsed(Duration),
+}
+
+/// How many calls of the token endpoint one client has in each second of the provider's clock, good or not.
+///
+/// One more is answered 429 with JSON that is no OAuth error, and changes nothing. A call is counted when the
+/// work on it begins: after a gate or a delay before the work, and not at all if a fault is in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// The calls that are answered in one second.
+    pub per_second: u32,
+    /// Whether an answer to one more says `Retry-After: 1`.
+    pub retry_after: bool,
 }
 
 /// Which refresh tokens are given out.

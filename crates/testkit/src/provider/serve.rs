@@ -74,7 +74,7 @@ async fn answer(
     let answered = !matches!(effect, Some(Effect::Hang | Effect::Reset | Effect::Cut(_)));
     if answered {
         let now = shared.now();
-        shared.lock().history.change(number, |call| call.answered = Some(now));
+        shared.lock().history.answered(number, now);
     }
     match effect {
         None => send(reply),
@@ -121,16 +121,20 @@ impl Shared {
         let now = self.now();
         let mut state = self.lock();
         ask.rename(&state.desk.manners.names);
+        let superseded = ask.get("refresh_token").and_then(|text| state.desk.book.superseded(text));
         let reply = state.desk.answer(ask, now);
-        state.history.change(number, |call| call.outcome = reply.outcome.clone());
+        state.history.worked(number, &reply.outcome, superseded);
         reply
     }
 }
 
 impl Everything {
     fn arrive(&mut self, ask: &Ask, shared: &Shared) -> (Arrived, Option<Fault>) {
-        let (presented, grant) = (self.desk.presented(ask), self.desk.refreshed(ask));
-        let number = self.history.open(ask, presented, shared.now());
+        let now = shared.now();
+        let number = self.history.open(ask, self.desk.presented(ask), now);
+        let refreshed = self.desk.refreshed(ask, number, now);
+        let grant = refreshed.as_ref().map(|refreshed| refreshed.grant);
+        self.history.refreshes.extend(refreshed);
         let fault = take(&mut self.faults, |fault| fault.endpoint == ask.endpoint);
         if let Some(Fault { stage, effect, .. }) = &fault {
             self.history.change(number, |call| call.fault = Some((*stage, effect.clone())));

@@ -12,7 +12,10 @@ mod authorize;
 mod clients;
 mod device;
 mod faults;
+mod limit;
+mod many;
 mod others;
+mod refreshes;
 mod reuse;
 mod shapes;
 

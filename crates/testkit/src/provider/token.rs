@@ -2,13 +2,15 @@
 
 use http::Method;
 use keyholder_domain::Timestamp;
+use serde_json::json;
 
 use super::answer::TokenAnswer;
 use super::ask::{Ask, claims};
 use super::authorize::words;
 use super::book::Issued;
-use super::client::authenticate;
+use super::client::{authenticate, claimed};
 use super::desk::Desk;
+use super::manners::Limit;
 use super::reply::{Refusal, Reply};
 
 pub(super) const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
@@ -17,10 +19,29 @@ pub(super) const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer
 impl Desk {
     pub(super) fn token(&mut self, ask: &Ask, now: Timestamp) -> Reply {
         self.book.counts.token_calls += 1;
+        if let Some(limit) = self.manners.limit
+            && self.is_beyond(limit, ask, now)
+        {
+            self.book.counts.limited += 1;
+            return too_many(limit);
+        }
         match self.give_tokens(ask, now) {
             Ok(issued) => self.token_answer(ask, &issued, now),
             Err(refusal) => refusal.reply(&self.manners),
         }
+    }
+
+    /// Whether a client has had its calls of this second. If not, this is one of them.
+    fn is_beyond(&mut self, limit: Limit, ask: &Ask, now: Timestamp) -> bool {
+        // Those who say nothing are one client.
+        let client = claimed(ask).unwrap_or_default();
+        let (second, calls) = self.windows.entry(client).or_default();
+        if *second != now.unix_timestamp() {
+            (*second, *calls) = (now.unix_timestamp(), 0);
+        }
+        let beyond = *calls >= limit.per_second;
+        *calls += u32::from(!beyond);
+        beyond
     }
 
     pub(super) fn token_answer(&self, ask: &Ask, issued: &Issued, now: Timestamp) -> Reply {
@@ -99,4 +120,14 @@ impl Desk {
         }
         Reply::new(200, "text/plain", "")
     }
+}
+
+/// What GitHub says, more or less.
+fn too_many(limit: Limit) -> Reply {
+    let message = "You have exceeded a rate limit. Please wait a little before you try again.";
+    let mut reply = Reply::json(429, &json!({ "message": message }));
+    if limit.retry_after {
+        reply.headers.push(("retry-after", "1".to_owned()));
+    }
+    reply
 }

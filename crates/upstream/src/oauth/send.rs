@@ -129,7 +129,7 @@ impl Upstream {
             let value = Zeroizing::new(value.expose_secret().as_bytes().to_vec());
             request = request.secret_header(header::AUTHORIZATION, value)?;
         }
-        self.send(request, now).await
+        self.send(request.patient(), now).await
     }
 
     /// A request with parameters where their format wants them.

@@ -161,6 +161,29 @@ async fn a_gate_holds_a_call_before_or_after_the_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn refreshes_at_one_time_are_counted_for_each_grant_alone() {
+    let (provider, _) = provider();
+    let provider = Arc::new(provider);
+    let [one, other] = ["ada", "bob"].map(|account| provider.issue("me", account, &[]).refresh.unwrap());
+    let hold = async |stage, token_text: String| {
+        let gate = provider.hold(stage);
+        let there = Arc::clone(&provider);
+        let call = tokio::spawn(async move { refreshed(&there, &token_text).await.unwrap().0 });
+        gate.held().await;
+        (gate, call)
+    };
+    let (first_gate, first) = hold(Stage::After, one).await;
+    assert_eq!(refreshed(&provider, &other).await.unwrap().0, 200);
+    assert_eq!(provider.counts().most_refreshes_at_once, 1);
+    // Another token, but the same grant.
+    let next = provider.text_of(&provider.current_refresh("ada").unwrap()).unwrap();
+    let (second_gate, second) = hold(Stage::Before, next).await;
+    assert_eq!(provider.counts().most_refreshes_at_once, 2);
+    drop((first_gate, second_gate));
+    assert_eq!((first.await.unwrap(), second.await.unwrap()), (200, 200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn refreshes_of_one_grant_at_one_time_are_counted() {
     let (provider, token) = connected().await;
     provider.behave(|manners| manners.reuse = Reuse::Static);

@@ -1,0 +1,121 @@
+//! OAuth clients as their providers treat them: what is learned from answers.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use keyholder_store::{ClientKey, Quarantine, RefusedGrants};
+
+use super::{chance, plan};
+use crate::{Broker, BrokerError};
+
+/// How long a client is left alone that had too many calls, where the provider does not say it.
+const LIMITED: Duration = Duration::from_secs(1);
+
+/// The longest that a client is left alone because it failed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// After how many seconds a client that the provider does not take is tried with one connection.
+const PROBE: f64 = 30.0;
+
+/// Refused grants within so many seconds are looked at together.
+const WINDOW: f64 = 600.0;
+
+/// So many of them are many, if no more than as many refreshes went well.
+const MANY: i32 = 5;
+
+/// What this process has sent of late.
+#[derive(Debug, Default)]
+pub(super) struct Seen(Mutex<HashMap<ClientKey, VecDeque<Instant>>>);
+
+impl Seen {
+    fn good(&self, key: &ClientKey) {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = seen.entry(key.clone()).or_default();
+        let now = Instant::now();
+        times.retain(|time| now - *time < Duration::from_secs(1));
+        times.push_back(now);
+    }
+
+    /// How many calls went well within the last second.
+    fn rate(&self, key: &ClientKey) -> f64 {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let recent = |times: &VecDeque<Instant>| {
+            times.iter().filter(|time| now - **time < Duration::from_secs(1)).count()
+        };
+        seen.get(key).map_or(0.0, |times| recent(times) as f64)
+    }
+}
+
+impl Broker {
+    pub(super) async fn client_worked(&self, key: &ClientKey) -> Result<(), BrokerError> {
+        self.refresher().seen.good(key);
+        Ok(self.store().client_worked(key).await?)
+    }
+
+    pub(super) async fn client_limited(
+        &self,
+        key: &ClientKey,
+        retry_after: Option<Duration>,
+    ) -> Result<(), BrokerError> {
+        let wait = retry_after.unwrap_or(LIMITED);
+        let rate = self.refresher().seen.rate(key);
+        tracing::info!(provider_id = %key.provider_id, seconds = wait.as_secs_f64(), "the provider wants fewer calls");
+        Ok(self.store().client_limited(key, wait.as_secs_f64(), rate).await?)
+    }
+
+    /// Notes a failure that is not the grant's. Several in a row, of whatever connection, and the client is left alone.
+    pub(super) async fn client_failed(
+        &self,
+        key: &ClientKey,
+        retry_after: Option<Duration>,
+        failures: i32,
+    ) -> Result<(), BrokerError> {
+        let wait = retry_after.unwrap_or_else(|| plan::backoff(failures, chance()).min(LONGEST_PAUSE));
+        let failures = self.store().client_failed(key, wait.as_secs_f64()).await?;
+        if failures == MANY {
+            tracing::warn!(provider_id = %key.provider_id, "the provider does not work; its client is left alone for a while");
+        }
+        Ok(())
+    }
+
+    pub(super) async fn client_refused(&self, key: &ClientKey) -> Result<(), BrokerError> {
+        let put = self.store().quarantine_client(key, Quarantine::ClientRefused, Some(PROBE)).await?;
+        if let Some(waiting) = put {
+            tracing::error!(
+                provider_id = %key.provider_id, client_id = key.client_id.as_str(), connections = waiting,
+                "the provider does not take the OAuth client; nothing is refreshed with it until an operator has looked"
+            );
+        }
+        Ok(())
+    }
+
+    /// Counts a refused grant. Returns whether refused grants of this client are not to be believed.
+    pub(super) async fn grant_refused(&self, key: &ClientKey) -> Result<bool, BrokerError> {
+        let refused = self.store().count_refused_grant(key, WINDOW).await?;
+        self.judge_refusals(key, refused).await
+    }
+
+    /// Whether refused grants of this client are not to be believed.
+    pub(super) async fn doubts_refusals(&self, key: &ClientKey) -> Result<bool, BrokerError> {
+        let refused = self.store().refused_grants(key).await?;
+        self.judge_refusals(key, refused).await
+    }
+
+    async fn judge_refusals(&self, key: &ClientKey, refused: RefusedGrants) -> Result<bool, BrokerError> {
+        let many = !refused.believed && refused.refused >= MANY && refused.refused > refused.good;
+        if !many {
+            return Ok(false);
+        }
+        let put = self.store().quarantine_client(key, Quarantine::ManyGrantsRefused, None).await?;
+        if let Some(waiting) = put {
+            tracing::error!(
+                provider_id = %key.provider_id, client_id = key.client_id.as_str(), refused = refused.refused,
+                connections = waiting,
+                "the provider refuses the grants of many connections at once; no owner is asked to connect again until an operator has looked"
+            );
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,332 @@
+//! Refreshes that somebody waits for: a resolve that needs more life than is left, an operator, and a workload whose
+//! provider did not take what it was given.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared};
+use keyholder_domain::access::right_to_use;
+use keyholder_domain::{
+    AuditKind, Connection, ConnectionId, ConnectionState, Generation, OrganizationId, Principal, Timestamp,
+};
+use keyholder_store::{NewAuditEvent, Only, RefreshRow, Target};
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+use super::Told;
+use crate::resolve::{Ask, Refusal};
+use crate::{Broker, BrokerError, Caller};
+
+/// How long a refresh is waited for at most, whoever waits.
+const LONGEST: Duration = Duration::from_secs(15);
+
+/// How often it is looked while one waits: notifications come at once, this is for the case that one is lost.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How many callers of one process may wait.
+const WAITERS: usize = 4_096;
+
+/// A credential that a workload says is not taken is not replaced more often than this.
+const REPLACE_AGAIN: time::Duration = time::Duration::seconds(60);
+
+/// What became of a refresh that somebody waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    /// There are new tokens, or the connection's state has changed: look again.
+    Changed,
+    /// It did not go through; not before this moment again, if that is known.
+    Failed(Option<Timestamp>),
+    /// It is not over yet.
+    Pending,
+    /// The client is in quarantine.
+    Quarantined,
+    /// Nothing is refreshed at present.
+    Frozen,
+    /// There is nothing to refresh it with.
+    NotRenewable,
+}
+
+type Waiting = Shared<BoxFuture<'static, Awaited>>;
+
+/// The refreshes that callers of this process wait for.
+#[derive(Debug, Default)]
+pub(super) struct Waits(Mutex<HashMap<ConnectionId, (usize, Waiting)>>);
+
+/// A report that a provider did not take a credential.
+#[derive(Debug)]
+pub struct Rejected {
+    /// As whom it was used.
+    pub actor: Principal,
+    /// The connection.
+    pub connection_id: ConnectionId,
+    /// The generation that was released.
+    pub generation: Generation,
+    /// How long the caller waits.
+    pub wait: Duration,
+}
+
+/// What became of such a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RejectionOutcome {
+    /// There is a newer credential: resolve again.
+    Replaced,
+    /// The provider says that the permission is gone; the owner must connect again.
+    Gone,
+    /// A refresh is under way, or is to be tried again.
+    Pending,
+    /// Nothing but its owner can replace it.
+    NotRenewable,
+}
+
+impl Broker {
+    /// Waits for a connection to be refreshed, with everybody else who does, and at most for so long. Goes on in the
+    /// background when nobody waits any more. `at_once`: also if it would be tried again only later.
+    pub(crate) async fn await_refresh(
+        &self,
+        organization_id: &OrganizationId,
+        connection_id: ConnectionId,
+        at_once: bool,
+        wait: Duration,
+    ) -> Result<Awaited, BrokerError> {
+        let waiting = self.join(organization_id, connection_id, at_once).ok_or(BrokerError::RateLimited)?;
+        let awaited = tokio::time::timeout(wait, waiting).await.unwrap_or(Awaited::Pending);
+        Ok(awaited)
+    }
+
+    fn join(
+        &self,
+        organization_id: &OrganizationId,
+        connection_id: ConnectionId,
+        at_once: bool,
+    ) -> Option<Waiting> {
+        let mut waits = self.refresher().waits.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiters: usize = waits.values().map(|(waiters, _)| waiters).sum();
+        if waiters >= WAITERS {
+            return None;
+        }
+        if let Some((waiters, waiting)) = waits.get_mut(&connection_id) {
+            *waiters += 1;
+            return Some(waiting.clone());
+        }
+        let (broker, organization_id) = (self.clone(), organization_id.clone());
+        // In a task of its own: it must not stop when the first of those who wait goes away.
+        let task = tokio::spawn(async move {
+            let awaited = broker.demand(&organization_id, connection_id, at_once).await;
+            let mut waits = broker.refresher().waits.0.lock().unwrap_or_else(PoisonError::into_inner);
+            waits.remove(&connection_id);
+            awaited.unwrap_or_else(|error| {
+                tracing::warn!(%error, %connection_id, "a refresh could not be waited for");
+                Awaited::Failed(None)
+            })
+        });
+        let waiting = async move { task.await.unwrap_or(Awaited::Failed(None)) }.boxed().shared();
+        waits.insert(connection_id, (1, waiting.clone()));
+        Some(waiting)
+    }
+
+    async fn demand(
+        &self,
+        organization_id: &OrganizationId,
+        connection_id: ConnectionId,
+        at_once: bool,
+    ) -> Result<Awaited, BrokerError> {
+        let only = Only { organization_id, connection_id };
+        let mut told = self.refresher().told.subscribe();
+        let until = Instant::now() + LONGEST;
+        let Some(before) = self.store().refresh(only).await? else { return Ok(Awaited::NotRenewable) };
+        if let Some(awaited) = hopeless(&before, at_once) {
+            return Ok(awaited);
+        }
+        if !before.under_way {
+            self.store().demand_refresh(only, at_once).await?;
+        }
+        loop {
+            tokio::select! {
+                () = ended(connection_id, &mut told) => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                () = tokio::time::sleep_until(until) => return Ok(Awaited::Pending),
+            }
+            let Some(row) = self.store().refresh(only).await? else { return Ok(Awaited::Changed) };
+            if row.done_attempt_id != before.done_attempt_id {
+                return Ok(Awaited::Changed);
+            }
+            // The attempt that was under way, or the one that was asked for, has ended.
+            let over = !row.under_way && row.fence > before.fence - i64::from(before.under_way);
+            if over {
+                return Ok(hopeless(&row, false).unwrap_or(Awaited::Failed(Some(row.earliest_time))));
+            }
+            if let Some(awaited) = hopeless(&row, true) {
+                return Ok(awaited);
+            }
+        }
+    }
+
+    /// Refreshes a connection now, whatever its turn, and returns it as it is then.
+    pub async fn refresh_connection(
+        &self,
+        caller: &Caller<'_>,
+        id: ConnectionId,
+        wait: Duration,
+    ) -> Result<Connection, BrokerError> {
+        let stored = self.store().connection(caller.organization_id, id).await?;
+        let stored = stored.ok_or(BrokerError::ConnectionNotFound)?;
+        self.check_provider(caller, &stored.connection.provider_id)?;
+        match stored.connection.state {
+            ConnectionState::Active | ConnectionState::Disabled => {}
+            ConnectionState::Pending => return Err(BrokerError::ConnectionPending),
+            ConnectionState::Deleted => return Err(BrokerError::ConnectionDeleted),
+            ConnectionState::ReauthorizationRequired => return Err(BrokerError::ConsentNeeded),
+        }
+        if !stored.connection.tokens.as_ref().is_some_and(|tokens| tokens.renewable) {
+            return Err(BrokerError::NotRenewable);
+        }
+        self.record_demand(caller, &stored.connection, AuditKind::RefreshRequested, None).await?;
+        let awaited = self.await_refresh(caller.organization_id, id, true, wait).await?;
+        self.outcome_of(awaited)?;
+        self.get_connection(caller, id).await
+    }
+
+    fn outcome_of(&self, awaited: Awaited) -> Result<(), BrokerError> {
+        match awaited {
+            Awaited::Changed => Ok(()),
+            Awaited::Failed(_) | Awaited::Pending => Err(BrokerError::ProviderUnavailable),
+            Awaited::Quarantined => Err(BrokerError::OAuthClientRefused),
+            Awaited::Frozen => Err(BrokerError::Frozen),
+            Awaited::NotRenewable => Err(BrokerError::NotRenewable),
+        }
+    }
+
+    /// Takes note that a provider did not take a credential. However many workloads say so of one generation, it is
+    /// replaced once.
+    pub async fn report_rejected(
+        &self,
+        caller: &Caller<'_>,
+        rejected: &Rejected,
+    ) -> Result<(Connection, RejectionOutcome), BrokerError> {
+        let connection = self.rejected_connection(caller, rejected).await?;
+        let credential_is_newer = connection.1.is_some_and(|sealed| sealed > rejected.generation);
+        let connection = connection.0;
+        if connection.generation < rejected.generation {
+            let problem = "is of a generation that the connection has not come to";
+            return Err(crate::FieldError::invalid("generation", problem).into());
+        }
+        if credential_is_newer {
+            return Ok((connection, RejectionOutcome::Replaced));
+        }
+        if connection.state != ConnectionState::Active {
+            return Ok((connection, RejectionOutcome::Gone));
+        }
+        let only = Only { organization_id: caller.organization_id, connection_id: connection.id };
+        let row = self.store().refresh(only).await?;
+        let renewable = connection.tokens.as_ref().is_some_and(|tokens| tokens.renewable);
+        let first = self.store().reject_generation(only, rejected.generation).await?;
+        if first || row.is_none() {
+            let actor = Some(&rejected.actor);
+            self.record_demand(caller, &connection, AuditKind::CredentialRejected, actor).await?;
+        }
+        let Some(row) = row.filter(|_| renewable) else {
+            return Ok((connection, RejectionOutcome::NotRenewable));
+        };
+        let fresh = row.last_success_time.is_some_and(|time| row.now - time < REPLACE_AGAIN);
+        if fresh && row.failures == 0 && connection.generation != Generation::FIRST {
+            // It was replaced a moment ago, and the provider does not take that one either: another will not help.
+            return Ok((connection, RejectionOutcome::Pending));
+        }
+        let awaited = self.await_refresh(caller.organization_id, connection.id, first, rejected.wait).await?;
+        let now = self.store().connection(caller.organization_id, connection.id).await?;
+        let now = now.ok_or(BrokerError::ConnectionNotFound)?;
+        let outcome = match now.connection.state {
+            ConnectionState::Active
+                if now.sealed.is_some_and(|sealed| sealed.generation > rejected.generation) =>
+            {
+                RejectionOutcome::Replaced
+            }
+            ConnectionState::Active if awaited == Awaited::NotRenewable => RejectionOutcome::NotRenewable,
+            ConnectionState::Active => RejectionOutcome::Pending,
+            _ => RejectionOutcome::Gone,
+        };
+        Ok((now.connection, outcome))
+    }
+
+    /// The connection that a report is about, and the generation that its credential was sealed at: told only to those
+    /// who have a right to it.
+    async fn rejected_connection(
+        &self,
+        caller: &Caller<'_>,
+        rejected: &Rejected,
+    ) -> Result<(Connection, Option<Generation>), BrokerError> {
+        let ask = Ask {
+            actor: rejected.actor.clone(),
+            target: Target::Connection(rejected.connection_id),
+            scopes: keyholder_domain::Scopes::default(),
+            min_ttl: Duration::ZERO,
+            purpose: keyholder_domain::Text::default(),
+            wait: Duration::ZERO,
+        };
+        let found = self.store().find(caller.organization_id, &ask.actor, &ask.target).await?;
+        let candidate = found.candidates.into_iter().next();
+        let candidate = candidate.filter(|it| it.stored.connection.state != ConnectionState::Deleted);
+        let candidate = candidate.ok_or(BrokerError::ConnectionNotFound)?;
+        let connection = candidate.stored.connection;
+        let question = self.question(&ask, caller.workload);
+        right_to_use(&question, &connection, &candidate.grants)
+            .map_err(|denial| BrokerError::Refused(Refusal::Denied(denial)))?;
+        self.check_provider(caller, &connection.provider_id)?;
+        Ok((connection, candidate.stored.sealed.map(|sealed| sealed.generation)))
+    }
+
+    async fn record_demand(
+        &self,
+        caller: &Caller<'_>,
+        connection: &Connection,
+        kind: AuditKind,
+        actor: Option<&Principal>,
+    ) -> Result<(), BrokerError> {
+        let event = NewAuditEvent {
+            id: self.audit_event_id(),
+            organization_id: caller.organization_id,
+            kind,
+            workload: caller.workload,
+            actor,
+            connection: Some((connection.id, connection.generation)),
+            grant_id: None,
+            provider_id: Some(&connection.provider_id),
+            reason: "",
+            purpose: "",
+        };
+        Ok(self.store().record(&event).await?)
+    }
+}
+
+/// Why it makes no sense to wait, if it does not.
+fn hopeless(row: &RefreshRow, at_once: bool) -> Option<Awaited> {
+    let later = |time: Timestamp| time > row.now + LONGEST;
+    if row.frozen_reason.is_some() {
+        return Some(Awaited::Frozen);
+    }
+    if row.under_way {
+        return None;
+    }
+    if row.quarantine.is_some() {
+        return Some(Awaited::Quarantined);
+    }
+    if let Some(pause) = row.pause_time.filter(|pause| later(*pause)) {
+        return Some(Awaited::Failed(Some(pause)));
+    }
+    (!at_once && later(row.earliest_time)).then_some(Awaited::Failed(Some(row.earliest_time)))
+}
+
+/// Returns when a connection's refresh has ended, as far as is told.
+async fn ended(connection_id: ConnectionId, told: &mut broadcast::Receiver<Told>) {
+    use broadcast::error::RecvError;
+    loop {
+        match told.recv().await {
+            Ok(Told::Ended(id)) if id != connection_id => {}
+            Ok(Told::Demanded) => {}
+            Ok(_) | Err(RecvError::Lagged(_)) => return,
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The pool: claims what is due, and sees it through.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use tokio::sync::{Semaphore, watch};
+use tracing::Instrument as _;
+
+use super::{Told, pause};
+use crate::{Broker, BrokerError};
+
+/// How often it is looked while something waits for its turn, and while nothing does.
+const BUSY: Duration = Duration::from_millis(25);
+const IDLE: Duration = Duration::from_millis(500);
+
+/// How many connections become ready at once.
+const BATCH: i64 = 1_000;
+
+/// For how many seconds an attempt that was left behind belongs to whoever takes it over.
+const TAKE_OVER: f64 = 20.0;
+
+/// How long the last attempts may take when the process is to end.
+const LAST: Duration = Duration::from_secs(18);
+
+/// How often late answers are looked at, and for how many days they are kept.
+const LATE: (Duration, i32) = (Duration::from_secs(2), 30);
+
+impl Broker {
+    /// Refreshes connections until `stop` turns true, and then sees through what it has begun.
+    pub async fn tend_refreshes(&self, mut stop: watch::Receiver<bool>) {
+        // Before anything else: a token of the past must not be shown.
+        self.guard_first(&mut stop).await;
+        if let Err(error) = self.store().probe_clients().await {
+            tracing::warn!(%error, "clients in quarantine could not be looked at");
+        }
+        tokio::join!(
+            self.claim_for_ever(stop.clone()),
+            self.take_over_for_ever(stop.clone()),
+            self.adopt_for_ever(stop.clone()),
+            self.replay_spool(stop.clone()),
+            self.guard_for_ever(stop.clone()),
+            self.notify_for_ever(stop),
+        );
+    }
+
+    async fn claim_for_ever(&self, mut stop: watch::Receiver<bool>) {
+        let settings = &self.refresher().settings;
+        let slots = Arc::new(Semaphore::new(settings.workers));
+        let mut told = self.refresher().told.subscribe();
+        while !*stop.borrow() {
+            let worked = match self.claim(&slots).await {
+                Ok(worked) => worked,
+                Err(error) => {
+                    tracing::warn!(%error, "what is to be refreshed could not be claimed; trying again");
+                    false
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(if worked { BUSY } else { IDLE }) => {}
+                () = demanded(&mut told) => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        }
+        let every = u32::try_from(settings.workers).unwrap_or(u32::MAX);
+        if tokio::time::timeout(LAST, slots.acquire_many(every)).await.is_err() {
+            tracing::warn!("refreshes were still under way at the end; others take them over");
+        }
+    }
+
+    /// Claims as much as there is room for, and begins it. Returns whether there is or may be more.
+    async fn claim(&self, slots: &Arc<Semaphore>) -> Result<bool, BrokerError> {
+        let room = i64::try_from(slots.available_permits()).unwrap_or(0);
+        if room == 0 {
+            return Ok(true);
+        }
+        let ready = self.store().ready_refreshes(BATCH).await?;
+        let per_client = i64::try_from(self.refresher().settings.per_client).unwrap_or(i64::MAX);
+        let claimed = self.store().claim_refreshes(room, per_client).await?;
+        let worked = ready > 0 || !claimed.is_empty();
+        let since = Instant::now();
+        for attempt in claimed {
+            let Ok(slot) = Arc::clone(slots).try_acquire_owned() else { break };
+            let broker = self.clone();
+            let span = tracing::debug_span!("refresh", connection_id = %attempt.connection_id);
+            tokio::spawn(
+                async move {
+                    broker.see_through(&attempt, since).await;
+                    drop(slot);
+                }
+                .instrument(span),
+            );
+        }
+        // What waits for its client's budget is looked at soon again.
+        Ok(worked || self.store().has_ready_refreshes().await?)
+    }
+
+    async fn take_over_for_ever(&self, mut stop: watch::Receiver<bool>) {
+        loop {
+            match self.store().take_abandoned_refreshes(TAKE_OVER, 16).await {
+                Ok(abandoned) => {
+                    let since = Instant::now();
+                    join_all(abandoned.iter().map(|attempt| self.take_over(attempt, since))).await;
+                }
+                Err(error) => tracing::debug!(%error, "interrupted refreshes could not be looked at"),
+            }
+            if pause(Duration::from_secs(1), &mut stop).await {
+                return;
+            }
+        }
+    }
+
+    /// Makes late answers count where nothing newer came, and forgets them where something did.
+    async fn adopt_for_ever(&self, mut stop: watch::Receiver<bool>) {
+        let mut passes: u32 = 0;
+        loop {
+            if let Err(error) = self.adopt().await {
+                tracing::warn!(%error, "late answers could not be looked at");
+            }
+            if passes.is_multiple_of(300)
+                && let Err(error) = self.store().forget_late_answers(LATE.1).await
+            {
+                tracing::debug!(%error, "old late answers could not be forgotten");
+            }
+            passes = passes.wrapping_add(1);
+            if pause(LATE.0, &mut stop).await {
+                return;
+            }
+        }
+    }
+
+    async fn adopt(&self) -> Result<(), BrokerError> {
+        for late in self.store().late_answers(16).await? {
+            let only = keyholder_store::Only {
+                organization_id: &late.organization_id,
+                connection_id: late.connection_id,
+            };
+            let Some(mut attempt) = self.store().claim_refresh(only).await? else { continue };
+            if attempt.generation == late.generation {
+                tracing::info!(connection_id = %attempt.connection_id, "a late answer is used after all");
+                attempt.sealed_answer = Some(late.sealed_answer);
+            }
+            self.see_through(&attempt, Instant::now()).await;
+        }
+        Ok(())
+    }
+}
+
+/// Returns when somebody waits for a refresh.
+async fn demanded(told: &mut tokio::sync::broadcast::Receiver<Told>) {
+    use tokio::sync::broadcast::error::RecvError;
+    loop {
+        match told.recv().await {
+            Ok(Told::Ended(_)) => {}
+            Ok(Told::Demanded | Told::Missed) | Err(RecvError::Lagged(_)) => return,
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Connections that are refreshed: no token lost, none late, none twice.
+
+mod ahead;
