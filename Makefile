@@ -4,9 +4,12 @@ SHELL := /bin/bash
 
 export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/tools/venv/bin:$(PATH)
 setup := deploy/tools/setup
-keyholder := $(abspath $(or $(CARGO_TARGET_DIR),target))/debug/keyholder
+target := $(abspath $(or $(CARGO_TARGET_DIR),target))
+keyholder := $(target)/debug/keyholder
 dev_dir := .keyholder
 FUZZ_SECONDS ?= 60
+CRASH_KILLS ?= 2000
+CRASH_SEED ?=
 
 .PHONY: help
 help: ## List the targets
@@ -84,7 +87,7 @@ build-tests:
 	@$(setup) postgres
 	cargo build --locked --workspace --all-targets
 
-test-contract test-rust: export KEYHOLDER_BIN := $(keyholder)
+test-contract test-rust crash: export KEYHOLDER_BIN := $(keyholder)
 
 .PHONY: test-contract
 test-contract: build-tests ## grpcurl and a Python client against the running binary
@@ -111,6 +114,20 @@ fuzz: ## Fuzz every target for FUZZ_SECONDS (default 60) each
 	    cargo fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
 	        -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
+
+.PHONY: crash
+crash: build-tests ## Kill CRASH_KILLS (default 2000) processes amid refreshes; CRASH_SEED repeats the choices
+	@$(setup) peers
+	CRASH_KILLS="$(CRASH_KILLS)" CRASH_SEED="$(CRASH_SEED)" \
+	    cargo test --locked -p keyholder-tests --test suite -- crash::f1_f2 --nocapture
+
+# === Figures ===
+
+.PHONY: bench
+bench: ## Measure the release build, into target/bench/report.json (QUICK=1: in less than two minutes)
+	@$(setup) postgres
+	cargo build --locked --release -p keyholder-server -p keyholder-bench --bins
+	@$(target)/release/keyholder-bench all --keyholder $(target)/release/keyholder $(if $(QUICK),--quick)
 
 # === Committed files that are made from others ===
 

@@ -11,6 +11,8 @@ mod command_line;
 #[cfg(test)]
 mod corpora;
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod denials;
 #[cfg(test)]
 mod dependencies;

@@ -95,7 +95,9 @@ async fn f25_a_hundred_thousand_strange_callbacks_write_nothing_and_leave_nothin
     oauth.world.sql("ALTER SYSTEM SET autovacuum = off");
     oauth.world.sql("SELECT pg_reload_conf()");
     // And so does the refresher, which notes now and then how far the database has come, unless it is frozen.
-    oauth.world.sql("UPDATE installation SET frozen_time = clock_timestamp(), frozen_reason = 'DATABASE_MOVED'");
+    oauth
+        .world
+        .sql("UPDATE installation SET frozen_time = clock_timestamp(), frozen_reason = 'DATABASE_MOVED'");
     let listen = format!("127.0.0.1:{}", free_port());
     // Of its own: it writes less into its log than others in tests.
     let flooded = oauth

@@ -84,10 +84,8 @@ struct Inner {
 }
 
 impl Broker {
-    /// A broker on a database, with the providers it knows, the keys that open its data keys, the way to the providers,
-    /// how people are asked for consent, and how
-    /// connections are refreshed.
-    #[expect(clippy::too_many_arguments, reason = "everything that a broker is made of, each once")]
+    /// A broker on a database, with the providers it knows, the keys that open its data keys, the way to the providers, how
+    /// people are asked for consent, and how connections are refreshed.
     pub fn new(
         store: Store,
         catalog: Catalog,

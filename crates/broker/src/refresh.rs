@@ -12,6 +12,7 @@
 
 mod attempt;
 mod clients;
+mod commit;
 mod conclude;
 mod counts;
 mod demand;
@@ -19,18 +20,19 @@ mod guard;
 mod notices;
 mod plan;
 mod pool;
+mod refused;
 mod spool;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 use keyholder_catalog::Provider;
 use keyholder_domain::{
     AuthMethod, Connection, ConnectionId, OrganizationId, RefreshStatus, Timestamp, Tokens, WorkloadId,
 };
-use keyholder_store::{Change, ClientKey, Schedule};
+use keyholder_store::{Change, ClientKey, Reached, Schedule};
 use keyholder_vault::random_bytes;
 use tokio::sync::broadcast;
 
@@ -80,6 +82,8 @@ pub(crate) struct Refresher {
     waits: demand::Waits,
     counts: counts::Counts,
     seen: clients::Seen,
+    /// How far the database had come when this process looked last.
+    reached: Mutex<Reached>,
 }
 
 impl Refresher {
@@ -90,6 +94,7 @@ impl Refresher {
             waits: demand::Waits::default(),
             counts: counts::Counts::default(),
             seen: clients::Seen::default(),
+            reached: Mutex::default(),
         }
     }
 

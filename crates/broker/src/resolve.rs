@@ -199,8 +199,11 @@ impl Broker {
                     let version = (connection.id, connection.generation, connection.update_time);
                     if unconfirmed.replace(version) == Some(version) && !waited && connection.tokens.is_some()
                     {
-                        self.renew(caller, ask, &found, Refusal::Denied(Denial::TokenExpired), waited)
-                            .await?;
+                        let expired = Refusal::Denied(Denial::TokenExpired);
+                        if let Some(refusal) = self.renew(caller, ask, &found, expired, waited).await? {
+                            self.record_refusal(caller, ask, &found, &refusal).await?;
+                            return Err(BrokerError::Refused(refusal));
+                        }
                         waited = true;
                         continue;
                     }
@@ -255,7 +258,7 @@ impl Broker {
         Ok(match awaited {
             Awaited::Changed => None,
             // A token that came a moment ago and is not good for longer is all that there is.
-            Awaited::Failed(_) if !has_ended(connection, question.now) => Some(refusal),
+            Awaited::TooEarly => Some(refusal),
             Awaited::Failed(again) => {
                 let wait = again.map(|again| Duration::try_from(again - self.now()).unwrap_or_default());
                 Some(Refusal::NotRenewed(wait))
@@ -483,10 +486,6 @@ fn renewable<'a>(question: &Question<'_>, ask: &Ask, found: &'a Found) -> Option
     let candidate = meant(question, &ask.target, found).ok()?;
     let tokens = candidate.stored.connection.tokens.as_ref();
     tokens.is_some_and(|tokens| tokens.renewable).then_some(candidate)
-}
-
-fn has_ended(connection: &Connection, now: Timestamp) -> bool {
-    connection.tokens.as_ref().and_then(|tokens| tokens.expire_time).is_none_or(|end| end <= now)
 }
 
 /// The one candidate that a target means. Connections that the actor has no right to do not count; if it has

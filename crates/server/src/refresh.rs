@@ -27,7 +27,7 @@ pub async fn resume(
     provider_id: &ProviderId,
     client_id: Option<&Text>,
 ) -> Result<i64, ServeError> {
-    Ok(connect(config).await?.resume_clients(provider_id, client_id, BELIEVED).await?)
+    Ok(connect(config).await?.resume_clients(provider_id, client_id, None, BELIEVED).await?)
 }
 
 /// Lets refreshing go on after a restore.

@@ -203,7 +203,7 @@ impl Listening {
             }
         };
         let mut ended = draining.clone();
-        let grpc = async move {
+        let grpc = Box::pin(async move {
             match grpc {
                 Some(grpc) => grpc.await,
                 None => {
@@ -211,7 +211,7 @@ impl Listening {
                     Ok(())
                 }
             }
-        };
+        });
         let refreshes = self.roles.contains(&Role::Refresher);
         let refreshing =
             tokio::spawn(refresh_when_migrated(self.broker.clone(), refreshes, draining.clone()));
@@ -352,7 +352,7 @@ async fn refresh_when_migrated(broker: Broker, refreshes: bool, mut draining: wa
             _ = draining.wait_for(|draining| *draining) => return,
         }
     }
-    broker.tend_refreshes(draining).await;
+    Box::pin(broker.tend_refreshes(draining)).await;
 }
 
 /// Sees to flows and revocations once the schema is ours. Begins nothing new once the server drains.

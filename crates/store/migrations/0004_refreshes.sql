@@ -36,6 +36,8 @@ CREATE TABLE provider_clients (
     paid_time timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- When it last had too many.
     limited_time timestamptz,
+    -- Grows with every claim.
+    claims bigint NOT NULL DEFAULT 0,
     -- Until when it is left alone.
     pause_time timestamptz,
     -- How many calls in a row came to nothing through no fault of the grant.
@@ -139,6 +141,8 @@ CREATE TABLE late_answers (
     -- The generation that the tokens were sealed at with which the provider was asked.
     generation bigint NOT NULL,
     sealed_answer text NOT NULL,
+    -- Whether it was looked at already: no new credential could be made of it as a whole.
+    seen boolean NOT NULL,
     create_time timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (organization_id, connection_id, attempt_id)
 );

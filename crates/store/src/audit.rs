@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::row::one_row;
-use crate::{Change, Store, StoreError, discard, in_time};
+use crate::{Change, InTime as _, Store, StoreError, discard, in_time};
 
 /// An audit event that is not in the database yet; its time will be the database's.
 #[derive(Debug)]
@@ -134,7 +134,7 @@ impl Store {
 impl Change {
     /// Records what the change does, in the same transaction.
     pub async fn record(&mut self, event: &NewAuditEvent<'_>) -> Result<(), StoreError> {
-        one_row("audit_events", &insert(self.connection(), event).await?)
+        one_row("audit_events", &insert(self.connection(), event).in_time().await?)
     }
 }
 

@@ -13,7 +13,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::row::one_row;
-use crate::{Change, Remembered, Store, StoreError};
+use crate::{Change, InTime as _, Remembered, Store, StoreError};
 
 /// An authorization as the database holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -286,6 +286,7 @@ impl Change {
             id.as_uuid(),
         )
         .fetch_optional(self.connection())
+        .in_time()
         .await?
         .map(StoredAuthorization::try_from)
         .transpose()
@@ -304,6 +305,7 @@ impl Change {
             request_id.as_str(),
         )
         .fetch_optional(self.connection())
+        .in_time()
         .await?
         else {
             return Ok(None);
@@ -356,6 +358,7 @@ impl Change {
             new.lease,
         )
         .execute(self.connection())
+        .in_time()
         .await?;
         one_row("authorizations", &result)
     }
@@ -382,6 +385,7 @@ impl Change {
             over,
         )
         .execute(self.connection())
+        .in_time()
         .await?;
         Ok(result.rows_affected() == 1)
     }

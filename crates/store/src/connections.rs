@@ -7,7 +7,7 @@ use keyholder_domain::{
 use sqlx::types::Json;
 
 use crate::row::{ConnectionRow, one_row};
-use crate::{Change, Store, StoreError};
+use crate::{Change, InTime as _, Store, StoreError};
 
 /// A sealed credential and what belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -211,6 +211,7 @@ impl Change {
             id.as_uuid(),
         )
         .fetch_optional(self.connection())
+        .in_time()
         .await?
         .map(StoredConnection::try_from)
         .transpose()
@@ -229,6 +230,7 @@ impl Change {
             request_id.as_str(),
         )
         .fetch_optional(self.connection())
+        .in_time()
         .await?
         else {
             return Ok(None);
@@ -258,6 +260,7 @@ impl Change {
             fingerprint,
         )
         .fetch_optional(self.connection())
+        .in_time()
         .await?;
         Ok(found.map(ConnectionId::from_uuid))
     }
@@ -312,6 +315,7 @@ impl Change {
             tokens.and_then(|tokens| tokens.absolute_expire_time),
         )
         .execute(self.connection())
+        .in_time()
         .await?;
         one_row("connections", &result)?;
         self.grow_provider(&connection.provider_id).await
@@ -365,6 +369,7 @@ impl Change {
             tokens.and_then(|tokens| tokens.absolute_expire_time),
         )
         .execute(self.connection())
+        .in_time()
         .await?;
         one_row("connections", &result)
     }
@@ -402,6 +407,7 @@ impl Change {
             claim,
         )
         .execute(self.connection())
+        .in_time()
         .await?;
         Ok(result.rows_affected() == 1)
     }

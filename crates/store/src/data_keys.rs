@@ -1,6 +1,6 @@
 use keyholder_domain::OrganizationId;
 
-use crate::{Change, Store, StoreError};
+use crate::{Change, InTime as _, Store, StoreError};
 
 /// An organization's data key, wrapped by a key-encryption key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,7 @@ impl Change {
             organization_id.as_str(),
         )
         .fetch_optional(self.connection())
+        .in_time()
         .await?)
     }
 
@@ -35,6 +36,7 @@ impl Change {
             key.wrapped,
         )
         .execute(self.connection())
+        .in_time()
         .await?;
         Ok(())
     }

@@ -5,7 +5,7 @@ use keyholder_domain::{
 
 use crate::connections::Remembered;
 use crate::row::{GrantRow, one_row};
-use crate::{Change, Store, StoreError};
+use crate::{Change, InTime as _, Store, StoreError};
 
 /// A grant that is not in the database yet.
 #[derive(Debug)]
@@ -118,6 +118,7 @@ impl Change {
         let organization_id = self.organization_id().clone();
         grants!("WHERE g.organization_id = $1 AND g.grant_id = $2", organization_id.as_str(), id.as_uuid())
             .fetch_optional(self.connection())
+            .in_time()
             .await?
             .map(Grant::try_from)
             .transpose()
@@ -136,6 +137,7 @@ impl Change {
             request_id.as_str(),
         )
         .fetch_optional(self.connection())
+        .in_time()
         .await?
         else {
             return Ok(None);
@@ -175,6 +177,7 @@ impl Change {
             grant.create_time,
         )
         .execute(self.connection())
+        .in_time()
         .await?;
         one_row("grants", &result)?;
         self.grow_provider(new.provider_id).await
@@ -191,6 +194,7 @@ impl Change {
             grant.generation.get(),
         )
         .execute(self.connection())
+        .in_time()
         .await?;
         one_row("grants", &result)
     }

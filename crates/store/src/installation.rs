@@ -6,7 +6,7 @@ use keyholder_domain::{ConnectionId, OrganizationId, ProviderId, Timestamp};
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::{Change, Store, StoreError};
+use crate::{Change, InTime as _, Store, StoreError};
 
 /// The installation.
 #[derive(Debug, Clone)]
@@ -29,6 +29,15 @@ pub struct Installation {
     pub frozen_reason: Option<String>,
     /// What came of trying one connection of each reuse class.
     pub probes: Json<BTreeMap<String, String>>,
+}
+
+/// How far an installation has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// How often an operator let refreshing go on.
+    pub era: i64,
+    /// How far it has come since.
+    pub epoch: i64,
 }
 
 /// A connection that stands for those of its kind.
@@ -85,9 +94,9 @@ impl Store {
         })
     }
 
-    /// Lets the installation come a step further, unless it did within the last `seconds`, and returns its era and how
-    /// far it has come.
-    pub async fn advance_epoch(&self, seconds: f64) -> Result<(i64, i64), StoreError> {
+    /// Lets the installation come a step further, unless it did within the last `seconds`, and returns how far
+    /// it has come.
+    pub async fn advance_epoch(&self, seconds: f64) -> Result<Reached, StoreError> {
         run!(self, connection => {
             sqlx::query_as!(
                 Reached,
@@ -102,7 +111,6 @@ impl Store {
             .fetch_one(connection)
             .await
         })
-        .map(|reached| (reached.era, reached.epoch))
     }
 
     /// Notes what came of trying a connection of a reuse class.
@@ -221,11 +229,6 @@ impl Store {
     }
 }
 
-struct Reached {
-    era: i64,
-    epoch: i64,
-}
-
 struct SampleRow {
     organization_id: String,
     connection_id: Uuid,
@@ -262,18 +265,26 @@ impl TryFrom<NoticeRow> for DueNotice {
 
 impl Change {
     /// Says when the owner of a connection is told next that the permission ends, and shows the connection to whoever
-    /// watches. The generation stays: what is decided about the connection is the same as before.
-    pub async fn set_notice(&mut self, id: ConnectionId, next: Option<Timestamp>) -> Result<(), StoreError> {
+    /// watches. The generation stays: what is decided about the connection is the same as before. `false`: somebody else
+    /// has done so.
+    pub async fn set_notice(&mut self, due: &DueNotice, next: Option<Timestamp>) -> Result<bool, StoreError> {
+        let id = due.connection_id;
         let organization_id = self.organization_id().clone();
         let number = self.number();
-        sqlx::query!(
-            "UPDATE refreshes SET notice_time = $3 WHERE organization_id = $1 AND connection_id = $2",
+        let mine = sqlx::query!(
+            "UPDATE refreshes SET notice_time = $3
+             WHERE organization_id = $1 AND connection_id = $2 AND notice_time = $4",
             organization_id.as_str(),
             id.as_uuid(),
             next,
+            due.notice_time,
         )
         .execute(self.connection())
+        .in_time()
         .await?;
+        if mine.rows_affected() == 0 {
+            return Ok(false);
+        }
         sqlx::query!(
             "UPDATE connections SET change = $3 WHERE organization_id = $1 AND connection_id = $2",
             organization_id.as_str(),
@@ -281,7 +292,8 @@ impl Change {
             number,
         )
         .execute(self.connection())
+        .in_time()
         .await?;
-        Ok(())
+        Ok(true)
     }
 }

@@ -4,7 +4,7 @@
 use keyholder_domain::{ConnectionId, Generation, OrganizationId};
 use uuid::Uuid;
 
-use crate::{Change, KeptAnswer, Only, Store, StoreError};
+use crate::{Change, InTime as _, KeptAnswer, Only, Store, StoreError};
 
 /// A late answer.
 #[derive(Debug, Clone)]
@@ -31,17 +31,35 @@ struct LateAnswerRow {
 }
 
 impl Store {
-    /// Keeps a late answer.
-    pub async fn keep_late_answer(&self, kept: &KeptAnswer<'_>) -> Result<(), StoreError> {
+    /// Keeps a late answer. `seen`: it was looked at, and no new credential can be made of it as a whole.
+    pub async fn keep_late_answer(&self, kept: &KeptAnswer<'_>, seen: bool) -> Result<(), StoreError> {
         run!(self, connection => {
             sqlx::query!(
-                "INSERT INTO late_answers (organization_id, connection_id, attempt_id, generation, sealed_answer)
-                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+                "INSERT INTO late_answers (organization_id, connection_id, attempt_id, generation, sealed_answer, seen)
+                 VALUES ($1, $2, $3, $4, $5, $6)
+                 ON CONFLICT (organization_id, connection_id, attempt_id) DO UPDATE SET seen = EXCLUDED.seen OR late_answers.seen",
                 kept.organization_id.as_str(),
                 kept.connection_id.as_uuid(),
                 kept.attempt_id,
                 kept.generation.get(),
                 kept.sealed_answer,
+                seen,
+            )
+            .execute(connection)
+            .await
+        })?;
+        Ok(())
+    }
+
+    /// Notes that a late answer is looked at.
+    pub async fn see_late_answer(&self, late: &LateAnswer) -> Result<(), StoreError> {
+        run!(self, connection => {
+            sqlx::query!(
+                "UPDATE late_answers SET seen = true
+                 WHERE organization_id = $1 AND connection_id = $2 AND attempt_id = $3",
+                late.organization_id.as_str(),
+                late.connection_id.as_uuid(),
+                late.attempt_id,
             )
             .execute(connection)
             .await
@@ -77,6 +95,7 @@ impl Store {
                  JOIN refreshes r ON r.organization_id = l.organization_id AND r.connection_id = l.connection_id
                  JOIN connections c ON c.organization_id = l.organization_id AND c.connection_id = l.connection_id
                  WHERE r.attempt_id IS NULL AND r.ambiguous_time IS NOT NULL AND c.sealed_generation = l.generation
+                   AND NOT l.seen AND (SELECT frozen_time IS NULL FROM installation)
                  ORDER BY l.create_time LIMIT $1",
                 limit,
             )
@@ -113,6 +132,7 @@ impl Change {
             id.as_uuid(),
         )
         .execute(self.connection())
+        .in_time()
         .await?;
         Ok(())
     }

@@ -74,7 +74,7 @@ pub use connections::{ConnectionFilter, NewConnection, Remembered, Sealed, Store
 pub use data_keys::StoredDataKey;
 pub use error::StoreError;
 pub use grants::{GrantFilter, NewGrant};
-pub use installation::{DueNotice, Installation, RefreshNumbers, Sample};
+pub use installation::{DueNotice, Installation, Reached, RefreshNumbers, Sample};
 pub use late_answers::LateAnswer;
 pub use oauth_clients::StoredOAuthClient;
 pub use provider_clients::{ClientStatus, Quarantine, RefusedGrants};
@@ -180,6 +180,21 @@ impl Store {
         Ok(self.pool.acquire().await?)
     }
 }
+
+/// How long a step of a change may take: longer than it may wait for another change.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// A step of a change, which is over in time or counts as never answered.
+trait InTime<T>: Future<Output = Result<T, sqlx::Error>> + Sized {
+    async fn in_time(self) -> Result<T, sqlx::Error> {
+        match tokio::time::timeout(CHANGE_TIMEOUT, self).await {
+            Ok(answer) => answer,
+            Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+        }
+    }
+}
+
+impl<T, F: Future<Output = Result<T, sqlx::Error>>> InTime<T> for F {}
 
 /// What a query answers, or that its connection is lost.
 async fn in_time<T>(query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {

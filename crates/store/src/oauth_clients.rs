@@ -1,7 +1,7 @@
 use keyholder_domain::{Generation, OrganizationId, ProviderId, Text, Timestamp};
 
 use crate::row::one_row;
-use crate::{Change, Store, StoreError};
+use crate::{Change, InTime as _, Store, StoreError};
 
 /// An organization's own OAuth client at a provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +89,7 @@ impl Change {
             provider_id.as_str(),
         )
         .fetch_optional(self.connection())
+        .in_time()
         .await?
         .map(StoredOAuthClient::try_from)
         .transpose()
@@ -114,6 +115,7 @@ impl Change {
             client.update_time,
         )
         .execute(self.connection())
+        .in_time()
         .await?;
         one_row("oauth_clients", &result)
     }
@@ -127,6 +129,7 @@ impl Change {
             provider_id.as_str(),
         )
         .execute(self.connection())
+        .in_time()
         .await?;
         Ok(result.rows_affected() == 1)
     }

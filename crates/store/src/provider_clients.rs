@@ -70,27 +70,34 @@ fn organization(key: &ClientKey) -> &str {
 }
 
 impl Store {
-    /// Notes that a client did what it should. `heals`: it was paused or in quarantine before.
-    pub async fn client_worked(&self, key: &ClientKey) -> Result<(), StoreError> {
-        run!(self, connection => {
-            sqlx::query!(
+    /// Notes that a client did what it should, which ends its quarantine if the provider did not take it before. Returns
+    /// the quarantine that it is still in.
+    ///
+    /// `seen_rate`: how many calls went well within the last second.
+    pub async fn client_worked(&self, key: &ClientKey, seen_rate: f64) -> Result<Option<String>, StoreError> {
+        let left = run!(self, connection => {
+            sqlx::query_scalar!(
                 "UPDATE provider_clients SET failures = 0, pause_time = NULL,
                      quarantine = CASE WHEN quarantine = 'CLIENT_REFUSED' THEN NULL ELSE quarantine END,
                      quarantine_time = CASE WHEN quarantine = 'CLIENT_REFUSED' THEN NULL ELSE quarantine_time END,
-                     probe_time = NULL,
+                     probe_time = CASE WHEN quarantine = 'CLIENT_REFUSED' THEN NULL ELSE probe_time END,
                      window_good = window_good + CASE WHEN window_end_time > clock_timestamp() THEN 1 ELSE 0 END,
-                     rate = rate + CASE WHEN limited_time < clock_timestamp() - interval '5 seconds' THEN rate * 0.0005 ELSE 0 END
+                     rate = CASE WHEN limited_time > clock_timestamp() - interval '2 seconds'
+                                     THEN greatest(rate, $4::double precision)
+                                 WHEN limited_time < clock_timestamp() - interval '60 seconds' THEN rate + 0.05
+                                 WHEN limited_time < clock_timestamp() - interval '20 seconds' THEN rate + 0.01
+                                 ELSE rate END
                  WHERE organization_id = $1 AND provider_id = $2 AND client_id = $3
-                   AND (failures > 0 OR quarantine = 'CLIENT_REFUSED' OR window_end_time > clock_timestamp()
-                        OR rate IS NOT NULL)",
+                 RETURNING quarantine",
                 organization(key),
                 key.provider_id.as_str(),
                 key.client_id.as_str(),
+                seen_rate,
             )
-            .execute(connection)
+            .fetch_optional(connection)
             .await
         })?;
-        Ok(())
+        Ok(left.flatten())
     }
 
     /// Notes that a client had too many calls: it is left alone for `seconds`, and used less often from then on.
@@ -103,8 +110,9 @@ impl Store {
         run!(self, connection => {
             sqlx::query!(
                 "UPDATE provider_clients SET
-                     rate = CASE WHEN rate IS NULL THEN greatest($5::double precision, 0.1)
-                                 WHEN limited_time > clock_timestamp() - interval '2 seconds' THEN rate
+                     rate = CASE WHEN rate IS NULL THEN greatest($5::double precision, 1)
+                                 WHEN limited_time > clock_timestamp() - interval '2 seconds'
+                                     THEN greatest(rate, $5::double precision)
                                  ELSE greatest(rate * 0.97, 0.1) END,
                      limited_time = clock_timestamp(),
                      pause_time = greatest(pause_time, clock_timestamp() + make_interval(secs => $4))
@@ -253,37 +261,39 @@ impl Store {
         Ok(())
     }
 
-    /// Ends the quarantine of a provider's clients, or of one of them: an operator has looked. Refused grants are
-    /// believed for `believed` seconds. Returns how many clients there were.
+    /// Ends the quarantine of a provider's clients, or of those of one id, or of exactly one: somebody has looked. Refused
+    /// grants are believed for `believed` seconds. Returns how many clients there were.
     pub async fn resume_clients(
         &self,
         provider_id: &ProviderId,
         client_id: Option<&Text>,
+        exactly: Option<&ClientKey>,
         believed: f64,
     ) -> Result<i64, StoreError> {
-        let number = run!(self, connection => {
+        run!(self, connection => {
             sqlx::query_scalar!(
                 r#"WITH resumed AS (
-                     UPDATE provider_clients SET quarantine = NULL, quarantine_time = NULL, probe_time = NULL,
-                         pause_time = NULL, failures = 0, window_end_time = NULL,
-                         believed_until = clock_timestamp() + make_interval(secs => $3)
-                     WHERE provider_id = $1 AND ($2::text IS NULL OR client_id = $2) AND quarantine IS NOT NULL
-                     RETURNING organization_id, provider_id, client_id
-                 ), again AS (
-                     UPDATE refreshes r SET ready = true, earliest_time = clock_timestamp()
-                     FROM resumed s
-                     WHERE r.client_organization_id = s.organization_id AND r.provider_id = s.provider_id
-                       AND r.client_id = s.client_id AND r.refused_time IS NOT NULL AND r.attempt_id IS NULL
-                 )
-                 SELECT count(*) AS "number!" FROM resumed"#,
+                       UPDATE provider_clients SET quarantine = NULL, quarantine_time = NULL, probe_time = NULL,
+                           pause_time = NULL, failures = 0, window_end_time = NULL,
+                           believed_until = clock_timestamp() + make_interval(secs => $3)
+                       WHERE provider_id = $1 AND ($2::text IS NULL OR client_id = $2)
+                         AND ($4::text IS NULL OR organization_id = $4) AND quarantine IS NOT NULL
+                       RETURNING organization_id, provider_id, client_id
+                   ), again AS (
+                       UPDATE refreshes r SET ready = true, earliest_time = clock_timestamp()
+                       FROM resumed s
+                       WHERE r.client_organization_id = s.organization_id AND r.provider_id = s.provider_id
+                         AND r.client_id = s.client_id AND r.refused_time IS NOT NULL AND r.attempt_id IS NULL
+                   )
+                   SELECT count(*) AS "number!" FROM resumed"#,
                 provider_id.as_str(),
                 client_id.map(Text::as_str),
                 believed,
+                exactly.map(organization),
             )
             .fetch_one(connection)
             .await
-        })?;
-        Ok(number)
+        })
     }
 
     /// Every client with how its connections stand. For the operator: looks at all organizations.

@@ -6,7 +6,7 @@ use keyholder_domain::{
 use uuid::Uuid;
 
 use crate::row::one_row;
-use crate::{Change, Remembered, Store, StoreError};
+use crate::{Change, InTime as _, Remembered, Store, StoreError};
 
 /// A run, and how far it has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,6 +189,7 @@ impl Change {
             request_id.as_str(),
         )
         .fetch_optional(self.connection())
+        .in_time()
         .await?;
         Ok(found.map(|found| Remembered {
             made: RevocationRunId::from_uuid(found.revocation_run_id),
@@ -207,6 +208,7 @@ impl Change {
             run.as_uuid(),
         )
         .execute(self.connection())
+        .in_time()
         .await?;
         one_row("revocation_runs", &result)
     }
@@ -231,6 +233,7 @@ impl Change {
             new.create_time,
         )
         .execute(self.connection())
+        .in_time()
         .await?;
         one_row("revocation_runs", &result)
     }

@@ -9,7 +9,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::row::one_row;
-use crate::{Change, Store, StoreError};
+use crate::{Change, InTime as _, Store, StoreError};
 
 /// Tokens that are to be given back.
 #[derive(Debug)]
@@ -166,6 +166,7 @@ impl Change {
             new.run.map(RevocationRunId::as_uuid),
         )
         .execute(self.connection())
+        .in_time()
         .await?;
         one_row("revocations", &result)
     }
@@ -185,6 +186,7 @@ impl Change {
             outcome.as_str(),
         )
         .execute(self.connection())
+        .in_time()
         .await?;
         Ok(result.rows_affected() == 1)
     }

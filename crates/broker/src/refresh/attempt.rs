@@ -1,13 +1,14 @@
 //! One attempt: ask the provider, keep the answer.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use keyholder_catalog::Provider;
 use keyholder_catalog::oauth2::{RefreshWith, Reuse};
 use keyholder_domain::{AuthMethod, ConnectionState, Timestamp};
 use keyholder_egress::EgressError;
-use keyholder_store::{Attempt, KeptAnswer, LateAnswer, Only, StoredConnection};
+use keyholder_store::{Attempt, KeptAnswer, LateAnswer, Only, Postponed, StoredConnection};
 use keyholder_upstream::oauth::{Client, TokenAnswer, TokenFault, TokenRequest};
 use keyholder_vault::{Credential, SecretString};
 
@@ -21,6 +22,9 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// How often the database is tried while it is away.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
+
+/// When a connection is taken up again for which nobody could be asked.
+const ASK_LATER: Duration = Duration::from_secs(5);
 
 /// How long a refused grant is not believed: time enough for others of the same client to be refused too.
 pub(super) const HOLD: Duration = Duration::from_secs(10);
@@ -63,15 +67,39 @@ impl Work<'_> {
 impl Broker {
     /// Sees an attempt through, whatever comes of it.
     pub(super) async fn see_through(&self, attempt: &Attempt, since: Instant) {
-        if let Err(error) = self.work(attempt, since).await {
-            tracing::warn!(
-                %error, connection_id = %attempt.connection_id, provider_id = %attempt.client.provider_id,
-                "a refresh could not be seen through; it is taken up again when its lease ends"
-            );
+        let asked = AtomicBool::new(attempt.sealed_answer.is_some());
+        let Err(error) = self.work(attempt, since, &asked).await else { return };
+        tracing::warn!(
+            %error, connection_id = %attempt.connection_id, provider_id = %attempt.client.provider_id,
+            "a refresh could not be seen through; it is taken up again"
+        );
+        if !asked.into_inner() {
+            self.give_back_claim(attempt, since).await;
         }
     }
 
-    async fn work(&self, attempt: &Attempt, since: Instant) -> Result<(), BrokerError> {
+    /// Gives a claim back that came to no question, so that nobody takes it for one whose answer was lost.
+    pub(super) async fn give_back_claim(&self, attempt: &Attempt, since: Instant) {
+        let lease = Duration::from_secs(u64::try_from(attempt.call_seconds).unwrap_or(1));
+        while since.elapsed() < lease {
+            let soon = attempt.time + since.elapsed() + ASK_LATER;
+            let unasked = Postponed {
+                due_time: Some(soon),
+                earliest_time: soon,
+                error: "STORE_UNAVAILABLE",
+                counts: false,
+                answered: true,
+                ambiguous_time: attempt.ambiguous_time,
+                refused_time: attempt.refused_time,
+            };
+            match self.store().postpone_refresh(attempt, &unasked).await {
+                Ok(_) => return,
+                Err(_) => tokio::time::sleep(TRY_AGAIN).await,
+            }
+        }
+    }
+
+    async fn work(&self, attempt: &Attempt, since: Instant, asked: &AtomicBool) -> Result<(), BrokerError> {
         let stored = self.store().connection(&attempt.organization_id, attempt.connection_id).await?;
         let provider = self.known_provider(&attempt.client.provider_id).ok();
         let recipe = provider.and_then(|provider| provider.oauth2.as_deref());
@@ -89,15 +117,24 @@ impl Broker {
             // What it was to refresh is gone; what there is now has a schedule of its own, or none.
             return self.give_up_schedule_of(&work, usable).await;
         }
-        if attempt.refused_time.is_some() {
+        if let Some(refused) = attempt.refused_time {
+            let held = refused + HOLD;
+            if work.now() < held {
+                return self.wait_until(&work, "GRANT_REFUSED", held).await;
+            }
             return self.believe_or_doubt(&work).await;
         }
-        if attempt.ambiguous_time.is_some()
-            && plan::recovery(work.reuse, work.unanswered(), work.now()) == Recovery::Lost
-        {
-            return self.lose(&work).await;
+        if attempt.ambiguous_time.is_some() {
+            match plan::recovery(work.reuse, work.unanswered(), work.now()) {
+                Recovery::Lost => return self.lose(&work).await,
+                // Whoever wants it sooner: to show the token now could end what still works.
+                Recovery::At(moment) if moment > work.now() => {
+                    return self.wait_until(&work, "NO_ANSWER", moment).await;
+                }
+                Recovery::At(_) => {}
+            }
         }
-        self.ask_and_conclude(&work).await
+        self.ask_and_conclude(&work, asked).await
     }
 
     /// An attempt whose process is gone: what it left behind is finished, or it is not known what the provider did.
@@ -115,14 +152,14 @@ impl Broker {
                 connection_id = %attempt.connection_id, provider_id = %provider.id,
                 "a refresh was interrupted; it is not known what the provider did"
             );
-            self.unknown_outcome(&work, "INTERRUPTED").await
+            self.unknown_outcome(&work, "INTERRUPTED", false).await
         };
         if let Err(error) = outcome.await {
             tracing::warn!(%error, connection_id = %attempt.connection_id, "an interrupted refresh could not be looked after");
         }
     }
 
-    async fn ask_and_conclude(&self, work: &Work<'_>) -> Result<(), BrokerError> {
+    async fn ask_and_conclude(&self, work: &Work<'_>, asked: &AtomicBool) -> Result<(), BrokerError> {
         let attempt = work.attempt;
         let client = match self.client_of_connection(work).await {
             Ok(client) => client,
@@ -135,7 +172,7 @@ impl Broker {
         };
         let (client, renewal) = client;
         let speaks = server(work.provider, &client, &work.stored.connection.config)?;
-        match self.ask(work, &client, &renewal).await? {
+        match self.ask(work, &client, &renewal, asked).await? {
             Asked::Answered(answer) => {
                 let kept = if speaks.tokens_in(&answer).iter().any(Option::is_some) {
                     let sealed = self.seal_refresh_answer(work, &answer).await?;
@@ -156,7 +193,7 @@ impl Broker {
                     "a provider was asked for tokens and did not answer"
                 );
                 self.client_failed(&attempt.client, None, attempt.failures).await?;
-                self.unknown_outcome(work, "NO_ANSWER").await
+                self.unknown_outcome(work, "NO_ANSWER", false).await
             }
         }
     }
@@ -178,8 +215,13 @@ impl Broker {
                 key: None,
             },
             _ => {
-                let id = work.attempt.client.client_id.as_str();
-                let client = self.client_of(&connection.organization_id, work.provider, id).await?;
+                let key = &work.attempt.client;
+                let id = key.client_id.as_str();
+                let installed = self.oauth().clients.get(&work.provider.id).filter(|client| client.id == id);
+                let client = match (&key.organization_id, installed) {
+                    (None, Some(client)) => client.clone(),
+                    _ => self.client_of(&connection.organization_id, work.provider, id).await?,
+                };
                 return Ok((client, renewal));
             }
         };
@@ -191,6 +233,7 @@ impl Broker {
         work: &Work<'_>,
         client: &Client,
         renewal: &Credential,
+        asked: &AtomicBool,
     ) -> Result<Asked, BrokerError> {
         let connection = &work.stored.connection;
         let scopes = &connection.tokens.as_ref().map(|tokens| tokens.asked.clone()).unwrap_or_default();
@@ -203,6 +246,9 @@ impl Broker {
         };
         let speaks = server(work.provider, client, &connection.config)?;
         let deadline = Duration::from_secs(u64::try_from(work.attempt.call_seconds).unwrap_or(1));
+        // A process that was stopped meanwhile has no time left: somebody else may be asking already.
+        let deadline = deadline.checked_sub(work.since.elapsed()).ok_or(BrokerError::Contended)?;
+        asked.store(true, Ordering::Relaxed);
         let asking = self.0.upstream.ask_for_tokens(&speaks, &request, self.now());
         let answer = tokio::time::timeout(deadline, asking).await;
         Ok(match answer.unwrap_or(Err(TokenFault::NoAnswer(EgressError::TimedOut))) {
@@ -234,7 +280,9 @@ impl Broker {
         work: &Work<'_>,
         late: &LateAnswer,
     ) -> Result<Option<SecretString>, BrokerError> {
-        let (answer, _) = self.open_refresh_answer(work, &late.sealed_answer).await?;
+        let Ok((answer, _)) = self.open_refresh_answer(work, &late.sealed_answer).await else {
+            return Ok(None);
+        };
         let nobody = Client { id: String::new(), secrets: Vec::new(), key: None };
         let [_, refresh] = server(work.provider, &nobody, &work.stored.connection.config)?.tokens_in(&answer);
         Ok(refresh)
@@ -278,7 +326,9 @@ impl Broker {
                 None
             }
         };
-        // The file is safe; what is left is to wait for the database.
+        // The file is safe; what is left is to wait for the database. The first try goes, and with it the connection that it
+        // holds: with many of them, there would be none left for the next.
+        drop(keeping);
         loop {
             match self.keep_or_save(kept).await {
                 Ok(current) => {
@@ -300,7 +350,7 @@ impl Broker {
         if self.store().keep_refresh_answer(kept).await? {
             return Ok(true);
         }
-        self.store().keep_late_answer(kept).await?;
+        self.store().keep_late_answer(kept, false).await?;
         Ok(false)
     }
 }

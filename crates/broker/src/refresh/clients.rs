@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use keyholder_store::{ClientKey, Quarantine, RefusedGrants};
+use keyholder_store::{Attempt, ClientKey, Quarantine, RefusedGrants};
 
 use super::{chance, plan};
 use crate::{Broker, BrokerError};
@@ -18,6 +18,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// After how many seconds a client that the provider does not take is tried with one connection.
 const PROBE: f64 = 30.0;
 
+/// After how many seconds one whose many grants were refused is tried with a connection that was not.
+const PROBE_OTHERS: f64 = 1.0;
+
+/// For how many seconds refused grants are believed once that one went well.
+const BELIEVED: f64 = 600.0;
+
+/// What a provider took in the moment in which it first had too many calls is what it takes.
+const JUST_NOW: Duration = Duration::from_secs(2);
+
 /// Refused grants within so many seconds are looked at together.
 const WINDOW: f64 = 600.0;
 
@@ -26,20 +35,34 @@ const MANY: i32 = 5;
 
 /// What this process has sent of late.
 #[derive(Debug, Default)]
-pub(super) struct Seen(Mutex<HashMap<ClientKey, VecDeque<Instant>>>);
+pub(super) struct Seen {
+    good: Mutex<HashMap<ClientKey, VecDeque<Instant>>>,
+    limited: Mutex<HashMap<ClientKey, Instant>>,
+}
 
 impl Seen {
     fn good(&self, key: &ClientKey) {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.good.lock().unwrap_or_else(PoisonError::into_inner);
         let times = seen.entry(key.clone()).or_default();
         let now = Instant::now();
         times.retain(|time| now - *time < Duration::from_secs(1));
         times.push_back(now);
     }
 
+    fn limited(&self, key: &ClientKey) {
+        let mut limited = self.limited.lock().unwrap_or_else(PoisonError::into_inner);
+        limited.insert(key.clone(), Instant::now());
+    }
+
+    /// Whether it had too many calls a moment ago.
+    fn was_limited(&self, key: &ClientKey) -> bool {
+        let limited = self.limited.lock().unwrap_or_else(PoisonError::into_inner);
+        limited.get(key).is_some_and(|time| time.elapsed() < JUST_NOW)
+    }
+
     /// How many calls went well within the last second.
     fn rate(&self, key: &ClientKey) -> f64 {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.good.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let recent = |times: &VecDeque<Instant>| {
             times.iter().filter(|time| now - **time < Duration::from_secs(1)).count()
@@ -49,9 +72,25 @@ impl Seen {
 }
 
 impl Broker {
-    pub(super) async fn client_worked(&self, key: &ClientKey) -> Result<(), BrokerError> {
+    /// Notes that a client's provider has just given tokens.
+    pub(super) fn client_was_served(&self, key: &ClientKey) {
         self.refresher().seen.good(key);
-        Ok(self.store().client_worked(key).await?)
+    }
+
+    pub(super) async fn client_worked(&self, attempt: &Attempt) -> Result<(), BrokerError> {
+        let seen = &self.refresher().seen;
+        if attempt.client_is_watched || seen.was_limited(&attempt.client) {
+            let rate = seen.rate(&attempt.client);
+            let left = self.store().client_worked(&attempt.client, rate).await?;
+            if left.as_deref() == Some(Quarantine::ManyGrantsRefused.as_str()) {
+                // Others of this client are fine: those that were refused were refused one by one.
+                let key = &attempt.client;
+                let id = Some(&key.client_id);
+                self.store().resume_clients(&key.provider_id, id, Some(key), BELIEVED).await?;
+                tracing::warn!(provider_id = %key.provider_id, "a connection of a client in quarantine could be refreshed; the provider is believed");
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn client_limited(
@@ -60,6 +99,7 @@ impl Broker {
         retry_after: Option<Duration>,
     ) -> Result<(), BrokerError> {
         let wait = retry_after.unwrap_or(LIMITED);
+        self.refresher().seen.limited(key);
         let rate = self.refresher().seen.rate(key);
         tracing::info!(provider_id = %key.provider_id, seconds = wait.as_secs_f64(), "the provider wants fewer calls");
         Ok(self.store().client_limited(key, wait.as_secs_f64(), rate).await?)
@@ -108,7 +148,8 @@ impl Broker {
         if !many {
             return Ok(false);
         }
-        let put = self.store().quarantine_client(key, Quarantine::ManyGrantsRefused, None).await?;
+        let put =
+            self.store().quarantine_client(key, Quarantine::ManyGrantsRefused, Some(PROBE_OTHERS)).await?;
         if let Some(waiting) = put {
             tracing::error!(
                 provider_id = %key.provider_id, client_id = key.client_id.as_str(), refused = refused.refused,

@@ -2,7 +2,7 @@
 //! provider did not take what it was given.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -11,12 +11,13 @@ use keyholder_domain::access::right_to_use;
 use keyholder_domain::{
     AuditKind, Connection, ConnectionId, ConnectionState, Generation, OrganizationId, Principal, Timestamp,
 };
-use keyholder_store::{NewAuditEvent, Only, RefreshRow, Target};
+use keyholder_store::{AuditFilter, NewAuditEvent, Only, RefreshRow, Target};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::Told;
 use crate::resolve::{Ask, Refusal};
+use crate::shares::Shares;
 use crate::{Broker, BrokerError, Caller};
 
 /// How long a refresh is waited for at most, whoever waits.
@@ -25,8 +26,8 @@ const LONGEST: Duration = Duration::from_secs(15);
 /// How often it is looked while one waits: notifications come at once, this is for the case that one is lost.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// How many callers of one process may wait.
-const WAITERS: usize = 4_096;
+/// How many callers of one organization may wait in one process.
+const WAITERS: usize = 1_024;
 
 /// A credential that a workload says is not taken is not replaced more often than this.
 const REPLACE_AGAIN: time::Duration = time::Duration::seconds(60);
@@ -38,6 +39,8 @@ pub(crate) enum Awaited {
     Changed,
     /// It did not go through; not before this moment again, if that is known.
     Failed(Option<Timestamp>),
+    /// The tokens came a moment ago, and the provider gives none that are good for longer.
+    TooEarly,
     /// It is not over yet.
     Pending,
     /// The client is in quarantine.
@@ -51,8 +54,17 @@ pub(crate) enum Awaited {
 type Waiting = Shared<BoxFuture<'static, Awaited>>;
 
 /// The refreshes that callers of this process wait for.
-#[derive(Debug, Default)]
-pub(super) struct Waits(Mutex<HashMap<ConnectionId, (usize, Waiting)>>);
+#[derive(Debug)]
+pub(super) struct Waits {
+    refreshes: Mutex<HashMap<ConnectionId, Waiting>>,
+    callers: Arc<Shares>,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self { refreshes: Mutex::default(), callers: Shares::new(WAITERS) }
+    }
+}
 
 /// A report that a provider did not take a credential.
 #[derive(Debug)]
@@ -90,40 +102,36 @@ impl Broker {
         at_once: bool,
         wait: Duration,
     ) -> Result<Awaited, BrokerError> {
-        let waiting = self.join(organization_id, connection_id, at_once).ok_or(BrokerError::RateLimited)?;
+        let place = self.refresher().waits.callers.take(organization_id).ok_or(BrokerError::RateLimited)?;
+        let waiting = self.join(organization_id, connection_id, at_once);
         let awaited = tokio::time::timeout(wait, waiting).await.unwrap_or(Awaited::Pending);
+        drop(place);
         Ok(awaited)
     }
 
-    fn join(
-        &self,
-        organization_id: &OrganizationId,
-        connection_id: ConnectionId,
-        at_once: bool,
-    ) -> Option<Waiting> {
-        let mut waits = self.refresher().waits.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiters: usize = waits.values().map(|(waiters, _)| waiters).sum();
-        if waiters >= WAITERS {
-            return None;
-        }
-        if let Some((waiters, waiting)) = waits.get_mut(&connection_id) {
-            *waiters += 1;
-            return Some(waiting.clone());
+    fn join(&self, organization_id: &OrganizationId, connection_id: ConnectionId, at_once: bool) -> Waiting {
+        let mut waits = self.waits();
+        if let Some(waiting) = waits.get(&connection_id) {
+            return waiting.clone();
         }
         let (broker, organization_id) = (self.clone(), organization_id.clone());
         // In a task of its own: it must not stop when the first of those who wait goes away.
         let task = tokio::spawn(async move {
             let awaited = broker.demand(&organization_id, connection_id, at_once).await;
-            let mut waits = broker.refresher().waits.0.lock().unwrap_or_else(PoisonError::into_inner);
-            waits.remove(&connection_id);
+            broker.waits().remove(&connection_id);
             awaited.unwrap_or_else(|error| {
                 tracing::warn!(%error, %connection_id, "a refresh could not be waited for");
                 Awaited::Failed(None)
             })
         });
         let waiting = async move { task.await.unwrap_or(Awaited::Failed(None)) }.boxed().shared();
-        waits.insert(connection_id, (1, waiting.clone()));
-        Some(waiting)
+        waits.insert(connection_id, waiting.clone());
+        waiting
+    }
+
+    /// A panic while an entry changes leaves nothing half-done.
+    fn waits(&self) -> MutexGuard<'_, HashMap<ConnectionId, Waiting>> {
+        self.refresher().waits.refreshes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn demand(
@@ -191,7 +199,9 @@ impl Broker {
     fn outcome_of(&self, awaited: Awaited) -> Result<(), BrokerError> {
         match awaited {
             Awaited::Changed => Ok(()),
-            Awaited::Failed(_) | Awaited::Pending => Err(BrokerError::ProviderUnavailable),
+            Awaited::Failed(_) | Awaited::TooEarly | Awaited::Pending => {
+                Err(BrokerError::ProviderUnavailable)
+            }
             Awaited::Quarantined => Err(BrokerError::OAuthClientRefused),
             Awaited::Frozen => Err(BrokerError::Frozen),
             Awaited::NotRenewable => Err(BrokerError::NotRenewable),
@@ -222,7 +232,7 @@ impl Broker {
         let row = self.store().refresh(only).await?;
         let renewable = connection.tokens.as_ref().is_some_and(|tokens| tokens.renewable);
         let first = self.store().reject_generation(only, rejected.generation).await?;
-        if first || row.is_none() {
+        if first || (row.is_none() && !self.is_on_record(&connection).await?) {
             let actor = Some(&rejected.actor);
             self.record_demand(caller, &connection, AuditKind::CredentialRejected, actor).await?;
         }
@@ -230,11 +240,12 @@ impl Broker {
             return Ok((connection, RejectionOutcome::NotRenewable));
         };
         let fresh = row.last_success_time.is_some_and(|time| row.now - time < REPLACE_AGAIN);
-        if fresh && row.failures == 0 && connection.generation != Generation::FIRST {
-            // It was replaced a moment ago, and the provider does not take that one either: another will not help.
-            return Ok((connection, RejectionOutcome::Pending));
-        }
-        let awaited = self.await_refresh(caller.organization_id, connection.id, first, rejected.wait).await?;
+        // If it was replaced a moment ago, and the provider does not take that one either, another will not help.
+        let awaited = if fresh && row.failures == 0 && row.done_attempt_id.is_some() {
+            Awaited::TooEarly
+        } else {
+            self.await_refresh(caller.organization_id, connection.id, first, rejected.wait).await?
+        };
         let now = self.store().connection(caller.organization_id, connection.id).await?;
         let now = now.ok_or(BrokerError::ConnectionNotFound)?;
         let outcome = match now.connection.state {
@@ -248,6 +259,18 @@ impl Broker {
             _ => RejectionOutcome::Gone,
         };
         Ok((now.connection, outcome))
+    }
+
+    /// Whether it is on record already that this generation of a connection was rejected.
+    async fn is_on_record(&self, connection: &Connection) -> Result<bool, BrokerError> {
+        let filter = AuditFilter {
+            connection_id: Some(connection.id),
+            kinds: vec![AuditKind::CredentialRejected],
+            limit: 1,
+            ..AuditFilter::default()
+        };
+        let events = self.store().audit_events(&connection.organization_id, &filter).await?;
+        Ok(events.first().is_some_and(|event| event.generation == Some(connection.generation)))
     }
 
     /// The connection that a report is about, and the generation that its credential was sealed at: told only to those
@@ -315,7 +338,13 @@ fn hopeless(row: &RefreshRow, at_once: bool) -> Option<Awaited> {
     if let Some(pause) = row.pause_time.filter(|pause| later(*pause)) {
         return Some(Awaited::Failed(Some(pause)));
     }
-    (!at_once && later(row.earliest_time)).then_some(Awaited::Failed(Some(row.earliest_time)))
+    if at_once || !later(row.earliest_time) {
+        return None;
+    }
+    Some(match row.last_error {
+        Some(_) => Awaited::Failed(Some(row.earliest_time)),
+        None => Awaited::TooEarly,
+    })
 }
 
 /// Returns when a connection's refresh has ended, as far as is told.

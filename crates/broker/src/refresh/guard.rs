@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use keyholder_catalog::oauth2::Reuse;
 use keyholder_domain::ProviderId;
-use keyholder_store::{Installation, Only};
+use keyholder_store::{Installation, Only, Reached};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -126,7 +127,9 @@ impl Broker {
             return Ok(());
         }
         self.store().settle_installation(cluster).await?;
-        let (era, epoch) = self.store().advance_epoch(LOOK_AGAIN.as_secs_f64() - 0.5).await?;
+        let reached = self.store().advance_epoch(LOOK_AGAIN.as_secs_f64() - 0.5).await?;
+        *self.refresher().reached.lock().unwrap_or_else(PoisonError::into_inner) = reached;
+        let Reached { era, epoch } = reached;
         self.remember(Seen { installation_id: installation.installation_id, era, epoch });
         Ok(())
     }
@@ -153,8 +156,9 @@ impl Broker {
     async fn probe_class(&self, providers: &[&ProviderId]) -> Result<Option<String>, BrokerError> {
         let Some(sample) = self.store().sample(providers).await? else { return Ok(None) };
         let only = Only { organization_id: &sample.organization_id, connection_id: sample.connection_id };
+        let since = Instant::now();
         let Some(attempt) = self.store().claim_refresh(only).await? else { return Ok(None) };
-        self.see_through(&attempt, Instant::now()).await;
+        self.see_through(&attempt, since).await;
         let row = self.store().refresh(only).await?;
         let error = row.and_then(|row| row.last_error);
         Ok(Some(error.unwrap_or_else(|| "REFRESHED".to_owned())))
@@ -163,6 +167,13 @@ impl Broker {
     /// Lets refreshing go on. `false`: it was not frozen.
     pub async fn release_freeze(&self) -> Result<bool, BrokerError> {
         Ok(self.store().release_freeze(&self.refresher().settings.cluster).await?)
+    }
+
+    /// How far a database must have come for anything to be claimed in it: as far as it was seen by this process, but for
+    /// what a standby may lag behind.
+    pub(super) fn reached(&self) -> Reached {
+        let reached = *self.refresher().reached.lock().unwrap_or_else(PoisonError::into_inner);
+        Reached { epoch: reached.epoch - LAG, ..reached }
     }
 
     fn seen_file(&self) -> Option<PathBuf> {

@@ -42,7 +42,9 @@ impl Broker {
         let now = self.now();
         let next = connection.tokens.as_ref().and_then(|tokens| plan::next_notice(tokens, now));
         let in_use = matches!(connection.state, ConnectionState::Active | ConnectionState::Disabled);
-        change.set_notice(due.connection_id, next.filter(|_| in_use)).await?;
+        if !change.set_notice(due, next.filter(|_| in_use)).await? {
+            return Ok(());
+        }
         if let Some(end) = end.filter(|_| in_use) {
             let reason = plan::notice_name(end, now);
             let event = NewAuditEvent {

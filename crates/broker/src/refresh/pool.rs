@@ -34,6 +34,8 @@ impl Broker {
         if let Err(error) = self.store().probe_clients().await {
             tracing::warn!(%error, "clients in quarantine could not be looked at");
         }
+        // What is here already is nothing that others must take over.
+        self.replay_spooled().await;
         tokio::join!(
             self.claim_for_ever(stop.clone()),
             self.take_over_for_ever(stop.clone()),
@@ -49,7 +51,7 @@ impl Broker {
         let slots = Arc::new(Semaphore::new(settings.workers));
         let mut told = self.refresher().told.subscribe();
         while !*stop.borrow() {
-            let worked = match self.claim(&slots).await {
+            let worked = match self.claim(&slots, &stop).await {
                 Ok(worked) => worked,
                 Err(error) => {
                     tracing::warn!(%error, "what is to be refreshed could not be claimed; trying again");
@@ -68,17 +70,25 @@ impl Broker {
         }
     }
 
-    /// Claims as much as there is room for, and begins it. Returns whether there is or may be more.
-    async fn claim(&self, slots: &Arc<Semaphore>) -> Result<bool, BrokerError> {
+    /// Claims as much as there is room for, and begins it. Returns whether there may be more soon.
+    async fn claim(&self, slots: &Arc<Semaphore>, stop: &watch::Receiver<bool>) -> Result<bool, BrokerError> {
         let room = i64::try_from(slots.available_permits()).unwrap_or(0);
         if room == 0 {
             return Ok(true);
         }
-        let ready = self.store().ready_refreshes(BATCH).await?;
+        self.store().ready_refreshes(BATCH).await?;
+        if !self.store().has_ready_refreshes().await? {
+            return Ok(false);
+        }
         let per_client = i64::try_from(self.refresher().settings.per_client).unwrap_or(i64::MAX);
-        let claimed = self.store().claim_refreshes(room, per_client).await?;
-        let worked = ready > 0 || !claimed.is_empty();
+        // Before the claim: the lease must not outlast what we think it does.
         let since = Instant::now();
+        let claimed = self.store().claim_refreshes(room, per_client, self.reached()).await?;
+        if *stop.borrow() {
+            // Nothing is begun any more; others have them at once.
+            join_all(claimed.iter().map(|attempt| self.give_back_claim(attempt, since))).await;
+            return Ok(false);
+        }
         for attempt in claimed {
             let Ok(slot) = Arc::clone(slots).try_acquire_owned() else { break };
             let broker = self.clone();
@@ -91,8 +101,7 @@ impl Broker {
                 .instrument(span),
             );
         }
-        // What waits for its client's budget is looked at soon again.
-        Ok(worked || self.store().has_ready_refreshes().await?)
+        Ok(true)
     }
 
     async fn take_over_for_ever(&self, mut stop: watch::Receiver<bool>) {
@@ -100,7 +109,11 @@ impl Broker {
             match self.store().take_abandoned_refreshes(TAKE_OVER, 16).await {
                 Ok(abandoned) => {
                     let since = Instant::now();
-                    join_all(abandoned.iter().map(|attempt| self.take_over(attempt, since))).await;
+                    for attempt in abandoned {
+                        // Each on its own: one that gets no answer from the database must not hold up the others.
+                        let broker = self.clone();
+                        tokio::spawn(async move { broker.take_over(&attempt, since).await });
+                    }
                 }
                 Err(error) => tracing::debug!(%error, "interrupted refreshes could not be looked at"),
             }
@@ -135,12 +148,16 @@ impl Broker {
                 organization_id: &late.organization_id,
                 connection_id: late.connection_id,
             };
+            let since = Instant::now();
             let Some(mut attempt) = self.store().claim_refresh(only).await? else { continue };
-            if attempt.generation == late.generation {
-                tracing::info!(connection_id = %attempt.connection_id, "a late answer is used after all");
-                attempt.sealed_answer = Some(late.sealed_answer);
+            if attempt.generation != late.generation {
+                self.give_back_claim(&attempt, since).await;
+                continue;
             }
-            self.see_through(&attempt, Instant::now()).await;
+            tracing::info!(connection_id = %attempt.connection_id, "a late answer is used after all");
+            attempt.sealed_answer = Some(late.sealed_answer.clone());
+            self.see_through(&attempt, since).await;
+            self.store().see_late_answer(&late).await?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use keyholder_domain::{ConnectionId, Generation, OrganizationId};
 use keyholder_store::KeptAnswer;
+use keyholder_vault::Sealed;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -87,21 +88,22 @@ impl Broker {
 
     /// Puts spooled answers into the database, for ever.
     pub(super) async fn replay_spool(&self, mut stop: tokio::sync::watch::Receiver<bool>) {
+        while !pause(LOOK_AGAIN, &mut stop).await {
+            self.replay_spooled().await;
+        }
+    }
+
+    /// Puts spooled answers into the database, each as far as it goes.
+    pub(super) async fn replay_spooled(&self) {
         let Some(folder) = self.spool_folder() else { return };
-        loop {
-            for file in files(&folder).unwrap_or_default() {
-                match self.replay(&file).await {
-                    Ok(()) => {
-                        fs::remove_file(&file).ok();
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "a spooled answer could not be put into the database; trying again");
-                        break;
-                    }
+        for file in files(&folder).unwrap_or_default() {
+            match self.replay(&file).await {
+                Ok(()) => {
+                    fs::remove_file(&file).ok();
                 }
-            }
-            if pause(LOOK_AGAIN, &mut stop).await {
-                return;
+                Err(error) => {
+                    tracing::warn!(%error, "a spooled answer could not be put into the database; trying again");
+                }
             }
         }
     }
@@ -131,5 +133,6 @@ fn read(file: &Path) -> Option<(OrganizationId, ConnectionId, Spooled, Generatio
     let organization_id = OrganizationId::parse(&spooled.organization_id).ok()?;
     let connection_id = ConnectionId::parse(&spooled.connection_id).ok()?;
     let generation = Generation::new(spooled.generation).ok()?;
+    Sealed::parse(&spooled.sealed_answer).ok()?;
     Some((organization_id, connection_id, spooled, generation))
 }
