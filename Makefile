@@ -124,7 +124,7 @@ crash: build-tests ## Kill CRASH_KILLS (default 2000) processes amid refreshes; 
 # === Figures ===
 
 .PHONY: bench
-bench: ## Measure the release build, into target/bench/report.json (QUICK=1: in less than two minutes)
+bench: ## Measure the release build, into target/bench/report.json (QUICK=1: in about two minutes)
 	@$(setup) postgres
 	cargo build --locked --release -p keyholder-server -p keyholder-bench --bins
 	@$(target)/release/keyholder-bench all --keyholder $(target)/release/keyholder $(if $(QUICK),--quick)

@@ -5,16 +5,16 @@
 //! baseline, processor time, and numbers of statements. Needs Linux, whose `/proc` tells the processor time.
 //!
 //! The server is the release binary in a process of its own, on a private Postgres that really writes to a disk
-//! (`fsync` and `synchronous_commit` are on). Where there are two processors, the server and Postgres share the first,
-//! and the load, the provider and this process have the second. So a figure "per second" is one of *one core for server
-//! and database together*.
+//! (`fsync` and `synchronous_commit` are on). Where there are two processors, the server and Postgres share the
+//! first, and the load, the provider and this process have the second. So a figure "per second" is one of *one core
+//! for server and database together*.
 //!
 //! # What is measured
 //!
 //! **A resolve** against the baseline of `keyholder-bench echo`: a bare tonic server over mTLS that answers every
-//! call with the bytes of one real answer of ours. The same client asks both, in rounds that take turns: as many calls in
-//! flight as the shape says ([`plan::SHAPES`]), or at a fixed rate, where a latency counts from the moment that the call
-//! should have been sent.
+//! call with the bytes of one real answer of ours. The same client asks both, in rounds that take turns: as many
+//! calls in flight as the shape says ([`plan::SHAPES`]), or at a fixed rate, where a latency counts from the moment
+//! that the call should have been sent.
 //!
 //! **The refresher** against the provider of the testkit: how many refreshes a core does and what each costs; what it
 //! costs to look for work as the table grows, while nothing or a few a second are due; and a herd of tokens that end in

@@ -64,7 +64,8 @@ pub(crate) fn calls(postgres: &PrivatePostgres) -> Outcome<Calls> {
     Ok(told.lines().filter_map(line).collect())
 }
 
-/// How many statements are left without those that would have been asked anyway. `idle`: how many those are in a second.
+/// How many statements are left without those that would have been asked anyway. `idle`: how many those are in a
+/// second.
 pub(crate) fn beyond(calls: &Calls, idle: &Calls, seconds: f64) -> f64 {
     // Never less than none of a kind: what was asked less often than before says nothing of another statement.
     let left = |(id, calls): (&String, &f64)| (calls - idle.get(id).unwrap_or(&0.0) * seconds).max(0.0);

@@ -103,6 +103,9 @@ impl Refresher {
     }
 }
 
+/// The error of an attempt that was one too many for the provider's liking.
+const RATE_LIMITED: &str = "RATE_LIMITED";
+
 /// In whose name the refresher's own steps are on record.
 static SELF: LazyLock<WorkloadId> = LazyLock::new(|| WorkloadId::parse("dns:keyholder").expect("a DNS name"));
 

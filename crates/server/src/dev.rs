@@ -114,8 +114,10 @@ async fn serve(
         }
         say(&format!(
             "\nServing gRPC on {grpc}, the pages for owners on http://{}, probes and metrics on http://{admin}.\n\
-             The log is in {dir}/keyholder.log, the configuration in {dir}/keyholder.toml. Ctrl-C stops it; everything is kept for the next time.",
+             The log is in {dir}/keyholder.log, the configuration in {dir}/keyholder.toml. Ctrl-C stops it; everything is kept for the next time.\n\
+             How tokens are kept fresh: DATABASE_URL='{}' keyholder refresh status --config {dir}/keyholder.toml",
             web.map(|web| web.to_string()).unwrap_or_default(),
+            postgres.url(DATABASE),
         ));
         std::future::pending::<Result<(), DevError>>().await
     };

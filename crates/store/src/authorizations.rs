@@ -250,9 +250,9 @@ impl Store {
                 "WITH due AS (
                      SELECT organization_id, authorization_id FROM authorizations
                      WHERE state IN ('PENDING', 'EXCHANGING', 'AWAITING_COMPLETION')
-                       AND (lease_expire_time IS NULL OR lease_expire_time < clock_timestamp())
-                       AND (expire_time < clock_timestamp() OR state = 'EXCHANGING'
-                            OR (state = 'PENDING' AND poll_time < clock_timestamp()))
+                       AND (lease_expire_time IS NULL OR lease_expire_time < statement_timestamp())
+                       AND (expire_time < statement_timestamp() OR state = 'EXCHANGING'
+                            OR (state = 'PENDING' AND poll_time < statement_timestamp()))
                      ORDER BY expire_time LIMIT $2 FOR UPDATE SKIP LOCKED
                  )
                  UPDATE authorizations

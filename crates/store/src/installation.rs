@@ -197,7 +197,7 @@ impl Store {
             sqlx::query_as!(
                 NoticeRow,
                 r#"SELECT organization_id, connection_id, notice_time AS "notice_time!" FROM refreshes
-                   WHERE notice_time <= clock_timestamp() ORDER BY notice_time LIMIT $1"#,
+                   WHERE notice_time <= statement_timestamp() ORDER BY notice_time LIMIT $1"#,
                 limit,
             )
             .fetch_all(connection)

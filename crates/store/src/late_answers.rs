@@ -110,7 +110,7 @@ impl Store {
         let result = run!(self, connection => {
             sqlx::query!(
                 "DELETE FROM late_answers l
-                 WHERE l.create_time < clock_timestamp() - make_interval(days => $1)
+                 WHERE l.create_time < statement_timestamp() - make_interval(days => $1)
                     OR NOT EXISTS (SELECT 1 FROM connections c WHERE c.organization_id = l.organization_id
                            AND c.connection_id = l.connection_id AND c.sealed_generation = l.generation)",
                 days,

@@ -7,6 +7,9 @@
 //! change number and so has the organization to itself until it commits. What only reads is a method of
 //! [`Store`].
 //!
+//! What is compared with an indexed time is `statement_timestamp()`, never `clock_timestamp()`: that one may change from row
+//! to row, so that Postgres uses no index for it.
+//!
 //! The commonest change is a new query. Write it in the file of its noun with `sqlx::query!`, then run
 //! `make gen`, which checks it against a real Postgres and refreshes `.sqlx`. A new column needs a new file
 //! in `migrations/`; a migration that was released is never edited.

@@ -94,6 +94,8 @@ pub struct Postponed {
     pub counts: bool,
     /// Whether the provider's answer is known. If it is not, and has been kept meanwhile, the attempt does not end.
     pub answered: bool,
+    /// Whether whoever waits for it keeps its place in front of others.
+    pub keeps_place: bool,
     /// Since when it is not known whether the provider has replaced the tokens.
     pub ambiguous_time: Option<Timestamp>,
     /// When the provider said that the grant is gone, while that is not believed.
@@ -241,7 +243,8 @@ impl Store {
                      UPDATE refreshes SET attempt_id = NULL, attempt_time = NULL, attempt_generation = NULL,
                          lease_expire_time = NULL, sealed_answer = NULL, ready = false, due_time = $4,
                          earliest_time = $5, last_error = $6, failures = failures + CASE WHEN $7 THEN 1 ELSE 0 END,
-                         ambiguous_time = $8, refused_time = $9, demand_time = NULL
+                         ambiguous_time = $8, refused_time = $9,
+                         demand_time = CASE WHEN $11 THEN demand_time END
                      WHERE organization_id = $1 AND connection_id = $2 AND fence = $3 AND attempt_id IS NOT NULL
                        AND (sealed_answer IS NULL OR $10)
                      RETURNING connection_id
@@ -257,6 +260,7 @@ impl Store {
                 postponed.ambiguous_time,
                 postponed.refused_time,
                 postponed.answered,
+                postponed.keeps_place,
             )
             .execute(connection)
             .await

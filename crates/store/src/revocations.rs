@@ -105,7 +105,7 @@ impl Store {
                 RevocationRow,
                 r#"WITH due AS (
                        SELECT organization_id, connection_id, generation FROM revocations
-                       WHERE outcome = 'PENDING' AND next_attempt_time < clock_timestamp()
+                       WHERE outcome = 'PENDING' AND next_attempt_time < statement_timestamp()
                        ORDER BY next_attempt_time LIMIT $2 FOR UPDATE SKIP LOCKED
                    )
                    UPDATE revocations SET attempts = attempts + 1,

@@ -89,6 +89,7 @@ impl Broker {
                 error: "STORE_UNAVAILABLE",
                 counts: false,
                 answered: true,
+                keeps_place: false,
                 ambiguous_time: attempt.ambiguous_time,
                 refused_time: attempt.refused_time,
             };

@@ -9,7 +9,7 @@ use keyholder_upstream::oauth::{Client, TokenAnswer, TokenFault};
 
 use super::attempt::{Work, kept_of};
 use super::plan::{self, Recovery};
-use super::{SELF, chance};
+use super::{RATE_LIMITED, SELF, chance};
 use crate::oauth::server;
 use crate::{Broker, BrokerError};
 
@@ -63,7 +63,7 @@ impl Broker {
             {
                 self.client_limited(&attempt.client, retry_after).await?;
                 // Not its fault: its turn comes again as soon as the client's does.
-                self.postpone(work, "RATE_LIMITED", Some(work.now()), kept.is_some()).await
+                self.postpone(work, RATE_LIMITED, Some(work.now()), kept.is_some()).await
             }
             fault => self.passes(work, &fault).await,
         }
@@ -151,6 +151,7 @@ impl Broker {
                     error,
                     counts: true,
                     answered,
+                    keeps_place: false,
                     ambiguous_time: Some(lost.first),
                     refused_time: None,
                 },
@@ -178,6 +179,7 @@ impl Broker {
             error,
             counts: false,
             answered: true,
+            keeps_place: false,
             ambiguous_time: work.attempt.ambiguous_time,
             refused_time: work.attempt.refused_time,
         };
@@ -216,6 +218,7 @@ impl Broker {
                     error,
                     counts,
                     answered: true,
+                    keeps_place: error == RATE_LIMITED,
                     ambiguous_time: in_doubt,
                     refused_time: None,
                 },

@@ -15,7 +15,7 @@ use keyholder_store::{AuditFilter, NewAuditEvent, Only, RefreshRow, Target};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use super::Told;
+use super::{RATE_LIMITED, Told};
 use crate::resolve::{Ask, Refusal};
 use crate::shares::Shares;
 use crate::{Broker, BrokerError, Caller};
@@ -143,7 +143,9 @@ impl Broker {
         let only = Only { organization_id, connection_id };
         let mut told = self.refresher().told.subscribe();
         let until = Instant::now() + LONGEST;
-        let Some(before) = self.store().refresh(only).await? else { return Ok(Awaited::NotRenewable) };
+        let Some(mut before) = self.store().refresh(only).await? else {
+            return Ok(Awaited::NotRenewable);
+        };
         if let Some(awaited) = hopeless(&before, at_once) {
             return Ok(awaited);
         }
@@ -162,6 +164,11 @@ impl Broker {
             }
             // The attempt that was under way, or the one that was asked for, has ended.
             let over = !row.under_way && row.fence > before.fence - i64::from(before.under_way);
+            if over && row.last_error.as_deref() == Some(RATE_LIMITED) {
+                // It keeps its place, and is next when the provider takes calls again.
+                before = row;
+                continue;
+            }
             if over {
                 return Ok(hopeless(&row, false).unwrap_or(Awaited::Failed(Some(row.earliest_time))));
             }

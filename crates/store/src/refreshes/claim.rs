@@ -38,7 +38,7 @@ impl Store {
             sqlx::query!(
                 "WITH due AS (
                      SELECT organization_id, connection_id FROM refreshes
-                     WHERE due_time <= clock_timestamp() AND NOT ready
+                     WHERE due_time <= statement_timestamp() AND NOT ready
                      ORDER BY due_time LIMIT $1 FOR UPDATE SKIP LOCKED
                  )
                  UPDATE refreshes r SET ready = true FROM due
@@ -129,7 +129,7 @@ impl Store {
                 AttemptRow,
                 r#"WITH abandoned AS (
                        SELECT organization_id, connection_id FROM refreshes
-                       WHERE lease_expire_time < clock_timestamp()
+                       WHERE lease_expire_time < statement_timestamp()
                        ORDER BY lease_expire_time LIMIT $2 FOR UPDATE SKIP LOCKED
                    )
                    UPDATE refreshes r SET fence = r.fence + 1,

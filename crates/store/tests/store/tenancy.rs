@@ -63,3 +63,22 @@ fn every_query_names_the_organization() {
     }
     assert!(seen > 15, "only {seen} queries in .sqlx");
 }
+
+#[test]
+fn what_is_due_is_found_by_an_index() {
+    // `clock_timestamp()` may change from row to row, so Postgres looks at every row.
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join(".sqlx");
+    let indexed = ["due_time", "lease_expire_time", "notice_time", "next_attempt_time", "poll_time"];
+    for file in std::fs::read_dir(cache).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let query: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let query = query["query"].as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+        for column in indexed {
+            for comparison in ["<", "<="] {
+                let slow = format!("WHERE {column} {comparison} clock_timestamp()");
+                let also = format!("AND {column} {comparison} clock_timestamp()");
+                assert!(!query.contains(&slow) && !query.contains(&also), "{query}");
+            }
+        }
+    }
+}
