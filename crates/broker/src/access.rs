@@ -1,10 +1,12 @@
 //! What an actor may do, told in one answer: so that an agent can be told what it has.
 
 use keyholder_catalog::{Capability, Provider};
-use keyholder_domain::access::{Permit, Question, Right, right_to_use};
+use keyholder_domain::access::{Denial, Permit, Question, Right, right_to_use};
 use keyholder_domain::{Connection, ConnectionId, Grant, Principal, Scopes, WorkloadId};
+use keyholder_store::Candidate;
 
 use crate::connections::setting;
+use crate::resolve::{Ask, Refusal, renewable};
 use crate::{Broker, BrokerError, Caller};
 
 /// A connection that an actor has a right to.
@@ -35,7 +37,60 @@ pub struct UsableCapability {
     pub base_url: String,
 }
 
+/// The answer to whether an actor may use a connection.
+#[derive(Debug)]
+pub struct Access {
+    /// The connection that is meant, if exactly one is and the actor has a right to it.
+    pub connection: Option<Connection>,
+    /// Yes or no.
+    pub answer: Answer,
+}
+
+/// Yes or no.
+#[derive(Debug)]
+pub enum Answer {
+    /// A resolve would release.
+    Allowed(Permit),
+    /// It would not.
+    Refused(Refusal),
+}
+
 impl Broker {
+    /// Answers whether a resolve through a workload would release. Releases and records nothing.
+    pub async fn check_access(
+        &self,
+        caller: &Caller<'_>,
+        ask: &Ask,
+        workload: &WorkloadId,
+    ) -> Result<Access, BrokerError> {
+        let found = self.store().find(caller.organization_id, &ask.actor, &ask.target).await?;
+        let question = self.question(ask, workload);
+        let rightful = |candidate: &&Candidate| {
+            right_to_use(&question, &candidate.stored.connection, &candidate.grants).is_ok()
+        };
+        let known = || found.candidates.iter().find(rightful).map(|found| found.stored.connection.clone());
+        match self.choose(caller, ask, workload, &found) {
+            Ok(chosen) => Ok(Access {
+                connection: Some(chosen.candidate.stored.connection.clone()),
+                answer: Answer::Allowed(chosen.permit),
+            }),
+            Err(Refusal::Denied(Denial::TokenExpired)) if renewable(&question, ask, &found).is_some() => {
+                // A resolve would have it renewed first.
+                let candidate = renewable(&question, ask, &found).ok_or(BrokerError::Contended)?;
+                let connection = candidate.stored.connection.clone();
+                let permit = right_to_use(&question, &connection, &candidate.grants)
+                    .map_err(|denial| BrokerError::Refused(Refusal::Denied(denial)))?;
+                Ok(Access { connection: Some(connection), answer: Answer::Allowed(permit) })
+            }
+            Err(refusal) => {
+                let refusal = self.exact(caller, ask, refusal).await?;
+                let untold = matches!(refusal, Refusal::Ambiguous(_) | Refusal::ProviderNotAllowed);
+                let connection = if untold { None } else { known() };
+                Ok(Access { connection, answer: Answer::Refused(refusal) })
+            }
+        }
+    }
+
     /// The connections that an actor may use through a workload, from behind one of them on, and the last one that was
     /// looked at if there may be more.
     pub async fn list_access(

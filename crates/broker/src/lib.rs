@@ -38,7 +38,7 @@ use keyholder_store::Store;
 use keyholder_upstream::Upstream;
 use keyholder_vault::{KeyRing, random_bytes};
 
-pub use access::{Usable, UsableCapability};
+pub use access::{Access, Answer, Usable, UsableCapability};
 pub use audit::Denied;
 pub use caller::{Caller, Idempotency};
 pub use connections::{ConnectionUpdate, CreateConnection};
@@ -53,8 +53,8 @@ pub use oauth::{
     BrowserAnswer, Completion, Cookies, Landing, LandingOutcome, OAuthClient, OAuthSettings, Opened,
     RevokeAll, SetOAuthClient, StartAuthorization, Started,
 };
-pub use refresh::{Freeze, ProbeReport, RefreshCounts, RefresherSettings, Rejected, RejectionOutcome};
-pub use resolve::{Access, AmbiguousCandidate, Answer, Ask, Refusal, Released, ReleasedCredential};
+pub use refresh::{RefreshCounts, RefresherSettings, Rejected, RejectionOutcome};
+pub use resolve::{AmbiguousCandidate, Ask, Refusal, Released, ReleasedCredential};
 pub use watch::{Watch, WatchFilter, Watched};
 
 use audit_ids::AuditIds;

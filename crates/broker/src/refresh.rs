@@ -7,8 +7,9 @@
 //! tokens, the connection is *ambiguous*, and the provider's reuse class says what may be done ([`plan::recovery`]).
 //!
 //! What comes of an attempt is one of three things: the grant is dead (this connection needs its owner), the client is
-//! broken (an operator must look; owners are left alone), or it passes (try again). A state changes only for an answer
-//! that says so.
+//! broken (an operator must look; owners are left alone), or it passes (try again). A state changes only for
+//! an answer that says so, or once a token that may not be shown any more, and its access token with it, have come to
+//! their end.
 
 mod attempt;
 mod clients;
@@ -41,7 +42,6 @@ use crate::{Broker, BrokerError, Caller};
 pub use counts::RefreshCounts;
 pub(crate) use demand::Awaited;
 pub use demand::{Rejected, RejectionOutcome};
-pub use guard::{Freeze, ProbeReport};
 
 /// How the refresher works.
 #[derive(Debug, Clone)]

@@ -5,6 +5,8 @@
 //! does not, what was read is forgotten and read anew. So a decision may be taken on stale data, but
 //! never carried out; and a refusal is never taken on stale data, because it is always read anew first.
 
+mod render;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,18 +14,18 @@ use std::time::Duration;
 use keyholder_catalog::{Injection, Method, Provider};
 use keyholder_domain::access::{Denial, Permit, Question, Right, decide, right_to_use};
 use keyholder_domain::{
-    Account, AuditEventId, AuditKind, AuthMethod, Connection, ConnectionId, ConnectionState, Generation,
-    GrantId, Principal, ProviderId, Reason, Scopes, Text, Timestamp, WorkloadId,
+    Account, AuditEventId, AuditKind, Connection, ConnectionId, ConnectionState, Generation, GrantId,
+    Principal, ProviderId, Reason, Scopes, Text, Timestamp, WorkloadId,
 };
 use keyholder_store::{Candidate, Found, NewAuditEvent, Release, StoredConnection, StoredDataKey, Target};
-use keyholder_vault::{Credential, ExposeSecret, OpenError, Place, Sealed, SecretString};
+use keyholder_vault::{Credential, OpenError, Place, Sealed, SecretString};
 
 use crate::cache::Key;
-use crate::connections::{CREDENTIAL, setting};
+use crate::connections::CREDENTIAL;
 use crate::credentials::check_config;
-use crate::oauth::ACCESS_TOKEN;
 use crate::refresh::Awaited;
 use crate::{Broker, BrokerError, Caller};
+use render::render;
 
 /// How often a release is tried when what was decided on keeps changing.
 const ATTEMPTS: usize = 4;
@@ -82,24 +84,6 @@ pub struct AmbiguousCandidate {
     pub display_name: Text,
     /// Where it stands.
     pub state: ConnectionState,
-}
-
-/// The answer to whether an actor may use a connection.
-#[derive(Debug)]
-pub struct Access {
-    /// The connection that is meant, if exactly one is and the actor has a right to it.
-    pub connection: Option<Connection>,
-    /// Yes or no.
-    pub answer: Answer,
-}
-
-/// Yes or no.
-#[derive(Debug)]
-pub enum Answer {
-    /// A resolve would release.
-    Allowed(Permit),
-    /// It would not.
-    Refused(Refusal),
 }
 
 /// A credential that has been released, and everything needed to use it.
@@ -162,11 +146,11 @@ pub enum ReleasedCredential {
 }
 
 /// A candidate that is permitted.
-struct Chosen<'a> {
-    candidate: &'a Candidate,
+pub(crate) struct Chosen<'a> {
+    pub(crate) candidate: &'a Candidate,
     provider: &'a Provider,
     method: &'a Method,
-    permit: Permit,
+    pub(crate) permit: Permit,
 }
 
 impl Broker {
@@ -270,43 +254,8 @@ impl Broker {
         })
     }
 
-    /// Answers whether a resolve through a workload would release. Releases and records nothing.
-    pub async fn check_access(
-        &self,
-        caller: &Caller<'_>,
-        ask: &Ask,
-        workload: &WorkloadId,
-    ) -> Result<Access, BrokerError> {
-        let found = self.store().find(caller.organization_id, &ask.actor, &ask.target).await?;
-        let question = self.question(ask, workload);
-        let rightful = |candidate: &&Candidate| {
-            right_to_use(&question, &candidate.stored.connection, &candidate.grants).is_ok()
-        };
-        let known = || found.candidates.iter().find(rightful).map(|found| found.stored.connection.clone());
-        match self.choose(caller, ask, workload, &found) {
-            Ok(chosen) => Ok(Access {
-                connection: Some(chosen.candidate.stored.connection.clone()),
-                answer: Answer::Allowed(chosen.permit),
-            }),
-            Err(Refusal::Denied(Denial::TokenExpired)) if renewable(&question, ask, &found).is_some() => {
-                // A resolve would have it renewed first.
-                let candidate = renewable(&question, ask, &found).ok_or(BrokerError::Contended)?;
-                let connection = candidate.stored.connection.clone();
-                let permit = right_to_use(&question, &connection, &candidate.grants)
-                    .map_err(|denial| BrokerError::Refused(Refusal::Denied(denial)))?;
-                Ok(Access { connection: Some(connection), answer: Answer::Allowed(permit) })
-            }
-            Err(refusal) => {
-                let refusal = self.exact(caller, ask, refusal).await?;
-                let untold = matches!(refusal, Refusal::Ambiguous(_) | Refusal::ProviderNotAllowed);
-                let connection = if untold { None } else { known() };
-                Ok(Access { connection, answer: Answer::Refused(refusal) })
-            }
-        }
-    }
-
     /// The one candidate that is meant and permitted.
-    fn choose<'a>(
+    pub(crate) fn choose<'a>(
         &'a self,
         caller: &Caller<'_>,
         ask: &Ask,
@@ -346,7 +295,12 @@ impl Broker {
     }
 
     /// Tells "you have no grant" from "there is no such connection", where nothing was found.
-    async fn exact(&self, caller: &Caller<'_>, ask: &Ask, refusal: Refusal) -> Result<Refusal, BrokerError> {
+    pub(crate) async fn exact(
+        &self,
+        caller: &Caller<'_>,
+        ask: &Ask,
+        refusal: Refusal,
+    ) -> Result<Refusal, BrokerError> {
         let (Refusal::ConnectionNotFound, Target::Provider { provider_id, owner, account_id }) =
             (&refusal, &ask.target)
         else {
@@ -482,7 +436,7 @@ impl Broker {
 }
 
 /// The one candidate that is meant, if its token can be renewed.
-fn renewable<'a>(question: &Question<'_>, ask: &Ask, found: &'a Found) -> Option<&'a Candidate> {
+pub(crate) fn renewable<'a>(question: &Question<'_>, ask: &Ask, found: &'a Found) -> Option<&'a Candidate> {
     let candidate = meant(question, &ask.target, found).ok()?;
     let tokens = candidate.stored.connection.tokens.as_ref();
     tokens.is_some_and(|tokens| tokens.renewable).then_some(candidate)
@@ -538,45 +492,4 @@ impl Refusal {
             Self::Frozen => Reason::RefreshingFrozen,
         }
     }
-}
-
-/// The credential in the shape of its auth method, and as it goes on a request.
-fn render(
-    chosen: &Chosen<'_>,
-    credential: &Credential,
-) -> Result<(ReleasedCredential, Injection), OpenError> {
-    let field = |name: &str| credential.get(name).map(ExposeSecret::expose_secret);
-    let config = |name: &str| setting(&chosen.candidate.stored.connection, name);
-    let http =
-        chosen.method.render(chosen.provider, &field, &config).map_err(|_| OpenError::UnexpectedContent)?;
-    let basic = chosen
-        .method
-        .render_basic(chosen.provider, &field, &config)
-        .map_err(|_| OpenError::UnexpectedContent)?;
-    let fields =
-        || credential.names().filter_map(|name| Some((name.to_owned(), credential.get(name)?.clone())));
-    let secret = chosen.method.secret_field().map(|field| field.name.as_str());
-    let main = || secret.and_then(|name| credential.get(name)).cloned().ok_or(OpenError::UnexpectedContent);
-    let released = match chosen.method.method {
-        AuthMethod::ApiKey => ReleasedCredential::ApiKey {
-            api_key: main()?,
-            other_fields: fields().filter(|(name, _)| Some(name.as_str()) != secret).collect(),
-        },
-        AuthMethod::Bearer => ReleasedCredential::Bearer { token: main()? },
-        AuthMethod::Basic => {
-            let (username, password) = basic.ok_or(OpenError::UnexpectedContent)?;
-            ReleasedCredential::Basic {
-                username: username.as_str().into(),
-                password: password.as_str().into(),
-            }
-        }
-        AuthMethod::Custom => ReleasedCredential::Custom { fields: fields().collect() },
-        AuthMethod::OAuth2Code
-        | AuthMethod::OAuth2Device
-        | AuthMethod::OAuth2ClientCredentials
-        | AuthMethod::JwtBearer => ReleasedCredential::OAuth2 {
-            access_token: credential.get(ACCESS_TOKEN).cloned().ok_or(OpenError::UnexpectedContent)?,
-        },
-    };
-    Ok((released, http))
 }

@@ -1,5 +1,7 @@
 //! The server: opens its ports, waits for the schema, serves until told to stop, and drains.
 
+mod workloads;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,29 +10,20 @@ use keyholder_broker::{Broker, SchemaState, StoreError};
 use keyholder_catalog::{Catalog, LoadError};
 use keyholder_domain::{Clock, SystemClock};
 use keyholder_egress::{Egress, Refusal, Target};
-use keyholder_identity::{HandshakeLimits, incoming, server_config};
-use keyholder_proto::v1::audit_service_server::AuditServiceServer;
-use keyholder_proto::v1::connection_service_server::ConnectionServiceServer;
-use keyholder_proto::v1::grant_service_server::GrantServiceServer;
-use keyholder_proto::v1::o_auth_client_service_server::OAuthClientServiceServer;
-use keyholder_proto::v1::provider_service_server::ProviderServiceServer;
+use keyholder_identity::server_config;
 use keyholder_store::{Store, StoreSettings};
 use keyholder_upstream::Upstream;
 use keyholder_vault::KeyRing;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tonic::service::Routes;
-use tonic::transport::Server;
 use tonic_health::ServingStatus;
-use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
 use crate::admin::{Admin, router};
 use crate::call::chain;
 use crate::config::{Config, ConfigError};
-use crate::gate::GateLayer;
-use crate::grpc::Services;
 use crate::metrics::Metrics;
+use workloads::Workloads;
 
 /// The largest request that is read.
 pub const MAX_REQUEST_BYTES: usize = 2 * 1024 * 1024;
@@ -245,74 +238,6 @@ impl Listening {
         until_closed(self.broker.store().close()).await;
         tracing::info!("stopped");
         result
-    }
-}
-
-/// What serves workloads.
-struct Workloads {
-    listener: TcpListener,
-    config: Config,
-    broker: Broker,
-    metrics: Arc<Metrics>,
-    clock: Arc<dyn Clock>,
-}
-
-impl Workloads {
-    /// The gRPC server, which ends when it has drained.
-    fn serve<H>(
-        self,
-        health: HealthServer<H>,
-        draining: watch::Receiver<bool>,
-    ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>>, ServeError>
-    where
-        H: Health,
-    {
-        let certificate = self.config.server_certificate()?;
-        let trust = self.config.trust_store()?;
-        self.metrics
-            .certificate(&self.config.grpc.certificate.display().to_string(), certificate.not_after());
-        for (file, not_after) in trust.expirations() {
-            self.metrics.certificate(&file.display().to_string(), not_after);
-        }
-        let tls = server_config(certificate, trust, &self.config.policy, Arc::clone(&self.clock))?;
-        let services = Services::new(self.broker, Arc::clone(&self.metrics), draining.clone());
-        let mut routes = Routes::builder();
-        routes
-            .add_service(health.max_decoding_message_size(MAX_QUESTION_BYTES))
-            .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_QUESTION_BYTES))
-            .add_service(reflection().build_v1alpha()?.max_decoding_message_size(MAX_QUESTION_BYTES))
-            .add_service(
-                ProviderServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
-            )
-            .add_service(
-                ConnectionServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
-            )
-            .add_service(
-                GrantServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
-            )
-            .add_service(
-                OAuthClientServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
-            )
-            .add_service(AuditServiceServer::new(services).max_decoding_message_size(MAX_REQUEST_BYTES));
-        let gate = GateLayer {
-            policy: Arc::new(self.config.policy),
-            clock: Arc::clone(&self.clock),
-            metrics: Arc::clone(&self.metrics),
-        };
-        let mut ended = draining;
-        Ok(Server::builder()
-            .layer(gate)
-            .max_concurrent_streams(1_024)
-            .http2_keepalive_interval(Some(Duration::from_secs(60)))
-            .http2_max_header_list_size(16 * 1024)
-            .max_connection_age(Duration::from_secs(3_600))
-            .add_routes(routes.routes())
-            .serve_with_incoming_shutdown(
-                incoming(self.listener, tls, HandshakeLimits::default()),
-                async move {
-                    ended.wait_for(|draining| *draining).await.ok();
-                },
-            ))
     }
 }
 

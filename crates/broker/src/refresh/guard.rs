@@ -30,7 +30,7 @@ const LAG: i64 = 12;
 
 /// Why nothing is refreshed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Freeze {
+enum Freeze {
     /// The database is older than what was seen of it.
     Restored,
     /// The data came out of another Postgres cluster: a dump, or a copy.
@@ -39,12 +39,9 @@ pub enum Freeze {
     OtherCluster,
 }
 
-/// What came of trying one connection of each reuse class, by class.
-pub type ProbeReport = BTreeMap<String, String>;
-
 impl Freeze {
     /// The stable name.
-    pub const fn as_str(self) -> &'static str {
+    const fn as_str(self) -> &'static str {
         match self {
             Self::Restored => "DATABASE_RESTORED",
             Self::Moved => "DATABASE_MOVED",
@@ -162,11 +159,6 @@ impl Broker {
         let row = self.store().refresh(only).await?;
         let error = row.and_then(|row| row.last_error);
         Ok(Some(error.unwrap_or_else(|| "REFRESHED".to_owned())))
-    }
-
-    /// Lets refreshing go on. `false`: it was not frozen.
-    pub async fn release_freeze(&self) -> Result<bool, BrokerError> {
-        Ok(self.store().release_freeze(&self.refresher().settings.cluster).await?)
     }
 
     /// How far a database must have come for anything to be claimed in it: as far as it was seen by this process, but for
