@@ -107,6 +107,9 @@ async fn serve(
     let Addresses { grpc, admin, web } = listening.addresses().map_err(DevError::Runtime)?;
     let grpc = grpc.expect("it has the role of a server");
     let dir = options.dir.display();
+    // As it was found: it is on nobody's PATH yet.
+    let keyholder = std::env::current_exe().unwrap_or_else(|_| "keyholder".into());
+    let keyholder = keyholder.display();
     let serving = listening.serve(stop_signal());
     let walking = async {
         if options.walk {
@@ -115,7 +118,7 @@ async fn serve(
         say(&format!(
             "\nServing gRPC on {grpc}, the pages for owners on http://{}, probes and metrics on http://{admin}.\n\
              The log is in {dir}/keyholder.log, the configuration in {dir}/keyholder.toml. Ctrl-C stops it; everything is kept for the next time.\n\
-             How tokens are kept fresh: DATABASE_URL='{}' keyholder refresh status --config {dir}/keyholder.toml",
+             How tokens are kept fresh: DATABASE_URL='{}' {keyholder} refresh status --config {dir}/keyholder.toml",
             web.map(|web| web.to_string()).unwrap_or_default(),
             postgres.url(DATABASE),
         ));
