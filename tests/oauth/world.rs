@@ -1,7 +1,8 @@
 //! A world whose catalog has an OAuth provider on this machine, with a client at it.
 
+use std::fs::{self, File};
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use keyholder_domain::SystemClock;
@@ -373,9 +374,21 @@ fn method(name: &str) -> String {
     )
 }
 
-/// A port of loopback that nobody uses now.
+/// A port of loopback that is this process's own until it ends: one that the system gives to nobody who asks for any
+/// port, as most tests do, and whose lock file no other test holds.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let folder = std::env::temp_dir().join("keyholder-test-ports");
+    fs::create_dir_all(&folder).unwrap();
+    let first = u16::try_from(std::process::id() % 10_000).unwrap();
+    for port in (0..10_000).map(|step| 20_000 + (first + step) % 10_000) {
+        let lock = File::create(folder.join(port.to_string())).unwrap();
+        if lock.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            HELD.lock().unwrap().push(lock);
+            return port;
+        }
+    }
+    panic!("no free port");
 }
 
 /// The challenge of a verifier (RFC 7636, section 4.2).

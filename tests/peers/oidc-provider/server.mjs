@@ -13,6 +13,7 @@
 // People: whoever `login_hint` names, alice by default. `deny` denies.
 //
 // Knobs: GET /_control/counts            calls by path, and `grants_revoked`
+//        DELETE /_control/faults         no faults any more
 //        POST /_control/faults           a JSON fault, for the next calls of a path:
 //          { "path": "/token", "times": 1, "delay_ms": 0, and one of
 //            "drop": true                 the connection ends; nothing was done
@@ -148,6 +149,10 @@ const faults = [];
 
 async function control(request, response, what) {
   if (what === 'counts') return response.end(JSON.stringify(counts));
+  if (request.method === 'DELETE') {
+    faults.length = 0;
+    return response.end();
+  }
   let body = '';
   for await (const chunk of request) body += chunk;
   faults.push({ times: 1, ...JSON.parse(body) });
