@@ -124,10 +124,13 @@ crash: build-tests ## Kill CRASH_KILLS (default 2000) processes amid refreshes; 
 # === Figures ===
 
 .PHONY: bench
-bench: ## Measure the release build, into target/bench/report.json (QUICK=1: in about two minutes)
+bench: ## Measure the release build, into target/bench/report.json and docs/benchmarks (QUICK=1: into the former only)
 	@$(setup) postgres
+	cargo build --locked --release -p keyholder-server --bin keyholder --features plain
+	@mkdir -p $(target)/bench && cp $(target)/release/keyholder $(target)/bench/keyholder-plain
 	cargo build --locked --release -p keyholder-server -p keyholder-bench --bins
-	@$(target)/release/keyholder-bench all --keyholder $(target)/release/keyholder $(if $(QUICK),--quick)
+	@$(target)/release/keyholder-bench all --keyholder $(target)/release/keyholder \
+	    --plain $(target)/bench/keyholder-plain $(if $(QUICK),--quick,--publish docs/benchmarks)
 
 # === Committed files that are made from others ===
 

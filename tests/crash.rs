@@ -101,6 +101,9 @@ async fn f1_f2_f3_f10_f27_processes_that_die_at_any_point_lose_no_token_and_show
     for (fault, (struck, missed)) in &rig.struck {
         say(&format!("crash: {fault:24} {struck:5} times, {missed} not reached"));
     }
+    // A short run has too few tries for a point that is hard to reach.
+    let unreached: Vec<_> = rig.struck.iter().filter(|(_, (struck, _))| *struck == 0).collect();
+    assert!(kills < 500 || unreached.is_empty(), "never reached: {unreached:?}");
     for line in &found.report {
         say(&format!("crash: {line}"));
     }

@@ -284,6 +284,12 @@ impl Server {
         server
     }
 
+    /// Kills it, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Waits for a log line with a message, and returns it.
     pub(crate) fn wait_for_log(&mut self, message: &str) -> serde_json::Value {
         eventually(&format!("the log line {message:?}"), || {

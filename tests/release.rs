@@ -1,21 +1,31 @@
 //! What must hold of a release: one statement, never without its audit event, never after a revoke returned.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use keyholder_proto::v1::grant_service_client::GrantServiceClient;
 use keyholder_proto::v1::{
     self, DeleteConnectionRequest, DisableConnectionRequest, ProviderTarget, RevokeGrantRequest,
     resolve_credential_request,
 };
+use tokio::task::JoinSet;
+use tonic::Code;
 use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt as _;
 
-use crate::harness::{ACME, World, reason, resolve_request};
+use crate::harness::{ACME, World, assert_refused, eventually, reason, resolve_request};
 
-/// How many statements ran against Keyholder's tables and functions since the last reset.
+/// How many statements ran against Keyholder's tables and functions since the last reset, but for the note that is written
+/// once a minute of a grant that is used.
 fn statements(world: &World) -> u64 {
     let sum = "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid
-               WHERE d.datname = 'keyholder' AND query NOT LIKE '%pg_stat_statements%'";
+               WHERE d.datname = 'keyholder' AND query NOT LIKE '%pg_stat_statements%'
+                 AND query NOT LIKE '%grant_uses (%'";
     world.sql(sum).parse().unwrap()
 }
 
@@ -118,18 +128,27 @@ async fn withdraw(world: &World, withdrawal: Withdrawal, connection_id: &str, gr
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_released_on_any_replica_after_a_withdrawal_returned() {
     let world = World::start();
-    let second = world.server("second");
+    let servers = [&world.server, &world.server("second"), &world.server("third")];
     let history = Arc::new(History::default());
+    // All the while every replica has as much to do as it can, for somebody else.
+    let other = world.connect("user:eve", "sk-eve").await;
+    let over = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..12)
+        .map(|caller| {
+            let gateway = GrantServiceClient::new(world.channel_to(servers[caller % 3], "gateway"));
+            let request = resolve_request("user:eve", &other);
+            tokio::spawn(resolve_until(gateway, request, Arc::clone(&over)))
+        })
+        .collect();
     let mut releases = 0;
     for (round, withdrawal) in
         [Withdrawal::Revoke, Withdrawal::Disable, Withdrawal::Delete].into_iter().cycle().take(18).enumerate()
     {
         let connection_id = world.connect(&format!("user:u{round}"), &format!("sk-{round}")).await;
         let grant_id = world.grant("agent:roadie", &connection_id).await;
-        let callers: Vec<_> = (0..8)
+        let callers: Vec<_> = (0..9)
             .map(|caller| {
-                let server = if caller % 2 == 0 { &world.server } else { &second };
-                let gateway = GrantServiceClient::new(world.channel_to(server, "gateway"));
+                let gateway = GrantServiceClient::new(world.channel_to(servers[caller % 3], "gateway"));
                 let request = resolve_request("agent:roadie", &connection_id);
                 tokio::spawn(hammer(gateway, request, Arc::clone(&history)))
             })
@@ -151,6 +170,118 @@ async fn nothing_is_released_on_any_replica_after_a_withdrawal_returned() {
         releases = history.0.load(Ordering::SeqCst);
     }
     assert!(releases > 2_000, "only {releases} calls raced");
+    over.store(true, Ordering::SeqCst);
+    for caller in load {
+        let (released, refused) = caller.await.unwrap();
+        assert!(released.len() > 50, "{}", released.len());
+        assert!(refused.is_empty(), "{refused:?}");
+    }
+}
+
+/// Resolves again and again, and returns the audit events of what was released and the reasons of what was not.
+async fn resolve_until(
+    mut gateway: GrantServiceClient<Channel>,
+    request: v1::ResolveCredentialRequest,
+    over: Arc<AtomicBool>,
+) -> (Vec<String>, Vec<String>) {
+    let (mut released, mut refused) = (Vec::new(), Vec::new());
+    while !over.load(Ordering::SeqCst) {
+        match gateway.resolve_credential(request.clone()).await {
+            Ok(answer) => released.push(answer.into_inner().audit_event_id),
+            Err(status) => refused.push(format!("{:?} {}", status.code(), status.message())),
+        }
+    }
+    (released, refused)
+}
+
+/// The audit events of releases.
+fn recorded(world: &World) -> BTreeSet<String> {
+    let all = "SELECT 'audit_' || replace(audit_event_id::text, '-', '') FROM audit_events
+               WHERE kind = 'CREDENTIAL_RELEASED'";
+    world.sql(all).lines().map(str::to_owned).collect()
+}
+
+/// Waits until there are so many more releases on record.
+fn until_recorded(world: &World, more: usize) {
+    let count = || world.sql("SELECT count(*) FROM audit_events").parse::<usize>().ok();
+    let before = count().unwrap();
+    eventually("releases", || count().filter(|count| *count >= before + more));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_released_is_on_record_whoever_was_killed_meanwhile() {
+    let mut world = World::start();
+    let connection_id = world.connect("user:ada", "sk-ada").await;
+    for round in 0..3 {
+        let mut server = world.server(&format!("killed-{round}"));
+        let over = Arc::new(AtomicBool::new(false));
+        let callers: Vec<_> = (0..32)
+            .map(|_| {
+                let gateway = GrantServiceClient::new(world.channel_to(&server, "gateway"));
+                let request = resolve_request("user:ada", &connection_id);
+                tokio::spawn(resolve_until(gateway, request, Arc::clone(&over)))
+            })
+            .collect();
+        until_recorded(&world, 500);
+        if round == 1 {
+            // Postgres goes and comes back; the server finds it again by itself.
+            world.postgres.kill_hard().unwrap();
+            world.postgres.restart().unwrap();
+            until_recorded(&world, 500);
+        }
+        server.kill();
+        over.store(true, Ordering::SeqCst);
+        let mut released = Vec::new();
+        for caller in callers {
+            released.extend(caller.await.unwrap().0);
+        }
+        if round == 2 {
+            world.postgres.kill_hard().unwrap();
+            world.postgres.restart().unwrap();
+        }
+        let recorded = recorded(&world);
+        assert!(released.len() > 300, "{}", released.len());
+        let missing: Vec<_> = released.iter().filter(|id| !recorded.contains(*id)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        let different: BTreeSet<_> = released.iter().collect();
+        assert_eq!(different.len(), released.len(), "each release has an event of its own");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_can_wait_is_refused_at_once_while_health_answers_and_the_rest_is_answered() {
+    let world = World::start();
+    let connection_id = world.connect("user:ada", "sk-ada").await;
+    let request = resolve_request("user:ada", &connection_id);
+    world.grants("gateway").resolve_credential(request.clone()).await.unwrap();
+    // A thread for each processor has a queue of its own; a connection has a thousand calls at most.
+    let threads = std::thread::available_parallelism().unwrap().get();
+    let channels: Vec<_> = (0..4 * threads).map(|_| world.channel("gateway")).collect();
+    let mut lock = world.lock("LOCK TABLE audit_events IN ACCESS EXCLUSIVE MODE");
+    let mut calls = JoinSet::new();
+    for number in 0..4_000 * threads {
+        let mut gateway = GrantServiceClient::new(channels[number % channels.len()].clone());
+        let request = request.clone();
+        calls.spawn(async move { gateway.resolve_credential(request).await });
+    }
+    let refused = calls.join_next().await.unwrap().unwrap();
+    let mut health = HealthClient::new(world.channel("operator"));
+    let healthy = health.check(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(healthy.status(), ServingStatus::Serving);
+    let refused = assert_refused(refused, Code::ResourceExhausted, "OVERLOADED");
+    let again = refused.get_details_retry_info().unwrap().retry_delay.unwrap();
+    assert!(again > Duration::ZERO && again < Duration::from_secs(5));
+    lock.release();
+    let (mut released, mut refused) = (0, 1);
+    while let Some(call) = calls.join_next().await {
+        match call.unwrap() {
+            Ok(_) => released += 1,
+            Err(status) if reason(&status) == "OVERLOADED" => refused += 1,
+            Err(status) => panic!("{status:?}"),
+        }
+    }
+    assert!(released >= 2_048 && refused >= 500, "{released} released, {refused} refused");
+    assert_eq!(recorded(&world).len(), released + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

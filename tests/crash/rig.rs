@@ -14,7 +14,7 @@ use super::class::{Class, Made};
 use super::dice::Dice;
 use super::fleet::{Fleet, clients};
 use super::oidc::Oidc;
-use crate::harness::{DATABASE, binary, run};
+use crate::harness::{DATABASE, Locked, binary, run};
 use crate::oauth::world::{CLIENT, ClientFrom, OAuth, Setup, create};
 
 /// How long a point may take to be reached. One that is not is passed over: it decides nothing.
@@ -351,13 +351,17 @@ impl Rig {
 
     /// Waits until a process waits for something in the database, and returns it.
     fn blocked(&self, sessions: &str) -> Option<String> {
+        self.blocked_within(PATIENCE, sessions)
+    }
+
+    fn blocked_within(&self, patience: Duration, sessions: &str) -> Option<String> {
         let query = format!(
             "SELECT usename FROM pg_stat_activity
              WHERE wait_event_type = 'Lock' AND usename <> 'postgres' AND {sessions}
              ORDER BY query_start LIMIT 1"
         );
         let mut found = String::new();
-        until(PATIENCE, || {
+        until(patience, || {
             found = self.sql(&query);
             self.fleet.position(&found).is_some()
         })
@@ -482,10 +486,20 @@ impl Rig {
         Some(())
     }
 
-    /// Holds everybody who has claimed and is about to ask, and kills one.
+    /// Holds somebody who has claimed and is about to ask: the first thing that they do is to read the connection. Who
+    /// claims is held, too, so there has to be one who has just done so; mostly there is none.
+    fn claimed(&self) -> Option<(Locked, String)> {
+        let reads = "query LIKE '%FROM connections WHERE organization_id = $1 AND connection_id = $2'";
+        (0..60).find_map(|_| {
+            let lock = self.oauth.world.lock("LOCK TABLE connections IN ACCESS EXCLUSIVE MODE");
+            let process = self.blocked_within(Duration::from_millis(30), reads);
+            process.map(|process| (lock, process))
+        })
+    }
+
+    /// Kills somebody who has claimed and is about to ask.
     fn at_claim(&mut self) -> Option<()> {
-        let mut lock = self.oauth.world.lock("LOCK TABLE oauth_clients IN ACCESS EXCLUSIVE MODE");
-        let process = self.blocked("query LIKE '%oauth_clients%'")?;
+        let (mut lock, process) = self.claimed()?;
         let at = self.fleet.position(&process)?;
         self.fleet.kill(at);
         lock.release();
@@ -545,8 +559,7 @@ impl Rig {
         if !self.fleet.stopped().is_empty() {
             return None;
         }
-        let mut lock = self.oauth.world.lock("LOCK TABLE oauth_clients IN ACCESS EXCLUSIVE MODE");
-        let process = self.blocked("query LIKE '%oauth_clients%'")?;
+        let (mut lock, process) = self.claimed()?;
         let at = self.fleet.position(&process)?;
         self.fleet.stop(at);
         lock.release();

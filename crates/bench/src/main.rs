@@ -30,10 +30,12 @@ mod echo;
 mod load;
 mod pins;
 mod plan;
+mod plots;
 mod refresh;
 mod report;
 mod resolve;
 mod rig;
+mod soak;
 mod statements;
 mod wire;
 
@@ -76,6 +78,14 @@ enum Command {
         #[arg(long, value_delimiter = ',', default_value = "throughput,herd,scheduler")]
         parts: Vec<Part>,
     },
+    /// Resolve at most of what the server can do for a while, under changes, and check that nothing is lost or grows.
+    Soak {
+        #[command(flatten)]
+        options: Options,
+        /// For how long.
+        #[arg(long, default_value_t = 15)]
+        minutes: u32,
+    },
     /// Be the baseline: answer every call with the same bytes, until the standard input ends.
     Echo {
         /// The folder of `ca.pem`, `server.pem`, `server-key.pem` and `answer`.
@@ -94,6 +104,12 @@ struct Options {
     /// The binary; else the one beside this one.
     #[arg(long, env = "KEYHOLDER_BIN")]
     keyholder: Option<PathBuf>,
+    /// The binary that was built with the feature `plain`, to be compared with; left out, nothing is.
+    #[arg(long)]
+    plain: Option<PathBuf>,
+    /// Where the figures and plots of a whole run are kept.
+    #[arg(long)]
+    publish: Option<PathBuf>,
     /// The rate of the open loop, in calls a second.
     #[arg(long)]
     rate: Option<f64>,
@@ -110,17 +126,18 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Outcome<()> {
-    let (options, resolves, parts) = match command {
-        // As the server is built, so that the two differ in nothing but what they do.
+    let (options, resolves, parts, soak) = match command {
+        // As each thread of the server is, so that the two differ in nothing but what they do.
         Command::Echo { dir } => {
-            return tokio::runtime::Builder::new_multi_thread()
+            return tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?
                 .block_on(echo::serve(&dir));
         }
-        Command::All(options) => (options, true, Part::value_variants().to_vec()),
-        Command::Resolve(options) => (options, true, Vec::new()),
-        Command::Refresh { options, parts } => (options, false, parts),
+        Command::All(options) => (options, true, Part::value_variants().to_vec(), None),
+        Command::Resolve(options) => (options, true, Vec::new(), None),
+        Command::Refresh { options, parts } => (options, false, parts, None),
+        Command::Soak { options, minutes } => (options, false, Vec::new(), Some(minutes)),
     };
     let plan = Plan::new(options.quick, options.rate);
     let pins = Pins::find();
@@ -131,12 +148,18 @@ fn run(command: Command) -> Outcome<()> {
     let measured = runtime.block_on(async {
         let rig = Rig::start(&options.out, options.keyholder.as_deref(), &pins)?;
         if resolves {
-            resolve::measure(&rig, &plan, &mut report).await?;
+            resolve::measure(&rig, &plan, options.plain.as_deref(), &mut report).await?;
+        }
+        if let Some(minutes) = soak {
+            soak::measure(&rig, &plan, minutes, &mut report).await?;
         }
         refresh::measure(&rig, &plan, &parts, &mut report).await
     });
     // What there is, also after a failure.
     let file = report.write(&options.out)?;
+    if let Some(folder) = options.publish {
+        plots::write(&report, &folder)?;
+    }
     report::say(&report.table());
     report::say(&file.display().to_string());
     measured

@@ -43,6 +43,10 @@ pub(crate) struct Plan {
     pub(crate) resolved: usize,
     /// How many of them are resolved once by a server that has just started.
     pub(crate) cold: usize,
+    /// How many connections there are in the end, beside those, with the name of the figure.
+    pub(crate) scale: (&'static str, u64),
+    /// How many are resolved once each, so that the cache is full.
+    pub(crate) many: usize,
 
     // === Refreshes ===
     /// Connections that are refreshed in one run.
@@ -75,6 +79,8 @@ impl Plan {
             rate: 1_000.0,
             resolved: 1_000,
             cold: 500,
+            scale: ("1m", 1_000_000),
+            many: 9_000,
             refreshed: 4_000,
             sizes: &[("1k", 1_000), ("10k", 10_000), ("100k", 100_000), ("1m", 1_000_000)],
             watch: Duration::from_secs(5),
@@ -92,6 +98,8 @@ impl Plan {
             span: Span { warm_up: Duration::from_millis(300), window: Duration::from_millis(1_000) },
             resolved: 400,
             cold: 200,
+            scale: ("100k", 100_000),
+            many: 0,
             refreshed: 600,
             sizes: &[("1k", 1_000), ("10k", 10_000), ("100k", 100_000)],
             watch: Duration::from_millis(1_500),

@@ -50,15 +50,21 @@ impl Report {
         self.more.insert(name.to_owned(), value);
     }
 
-    fn json(&self) -> Value {
-        let figure = |figure: &Figure| {
-            let told = json!({ "median": median(&figure.runs), "unit": figure.unit, "runs": figure.runs });
-            (figure.name.clone(), told)
+    /// The median of a figure.
+    pub(crate) fn median(&self, name: &str) -> Option<f64> {
+        self.figures.iter().find(|figure| figure.name == name).and_then(|figure| median(&figure.runs))
+    }
+
+    /// Each figure's median under its name; `runs` and `units` have what it is the median of, and in what.
+    pub(crate) fn json(&self) -> Value {
+        let of = |value: fn(&Figure) -> Value| {
+            self.figures.iter().map(|figure| (figure.name.clone(), value(figure))).collect::<Map<_, _>>()
         };
-        let figures: Map<String, Value> = self.figures.iter().map(figure).collect();
-        let mut all = self.more.clone();
+        let mut all = of(|figure| json!(median(&figure.runs)));
+        all.extend(self.more.clone());
         all.insert("load_average_after".to_owned(), json!(load_average()));
-        all.insert("figures".to_owned(), Value::Object(figures));
+        all.insert("runs".to_owned(), Value::Object(of(|figure| json!(figure.runs))));
+        all.insert("units".to_owned(), Value::Object(of(|figure| json!(figure.unit))));
         Value::Object(all)
     }
 
@@ -148,8 +154,8 @@ mod tests {
         }
         report.add("b", "", 1.0);
         let told = report.json();
-        assert_eq!(told["figures"]["a_us"], json!({ "median": 4.0, "unit": "us", "runs": [2.0, 8.0, 4.0] }));
-        assert_eq!(told["figures"]["b"]["median"], json!(1.0));
+        assert_eq!((&told["a_us"], &told["b"]), (&json!(4.0), &json!(1.0)));
+        assert_eq!((&told["runs"]["a_us"], &told["units"]["a_us"]), (&json!([2.0, 8.0, 4.0]), &json!("us")));
         assert!(report.table().contains("4.00"));
     }
 

@@ -1,6 +1,7 @@
 //! Resolves against the baseline.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,12 +32,23 @@ struct Side {
     name: &'static str,
     server: Server,
     connections: Vec<Connection>,
+    /// The numbers of calls in flight that it is measured with.
+    in_flight: &'static [usize],
 }
 
-pub(crate) async fn measure(rig: &Rig, plan: &Plan, report: &mut Report) -> Outcome<()> {
-    say("resolve: connecting accounts");
+/// All of [`SHAPES`].
+const EVERY: &[usize] = &[1, 16, 64, 256];
+
+pub(crate) async fn measure(
+    rig: &Rig,
+    plan: &Plan,
+    plain: Option<&Path>,
+    report: &mut Report,
+) -> Outcome<()> {
     // Nothing is due, and nobody looks.
     let server = rig.server("server").await?;
+    report.add("memory_idle_mib", "MiB resident", server.memory()?);
+    say("resolve: connecting accounts");
     let requests = prepare(rig, &server, plan).await?;
     let idle = idle_statements(rig, plan).await?;
     cold(rig, plan, &requests, &idle, report).await?;
@@ -52,14 +64,23 @@ pub(crate) async fn measure(rig: &Rig, plan: &Plan, report: &mut Report) -> Outc
     std::fs::write(rig.dir().join("answer"), &answer[PREFIX..])?;
     warm(rig, plan, &connections, &requests, &idle, report).await?;
     let echo = start_echo(rig)?;
-    let echo = Side { name: "echo", connections: open(&echo).await?, server: echo };
-    let resolve = Side { name: "resolve", connections, server };
+    let echo = Side { name: "echo", connections: open(&echo).await?, server: echo, in_flight: EVERY };
+    let mut sides = vec![echo, Side { name: "resolve", connections, server, in_flight: EVERY }];
+    let commit = [("KEYHOLDER_AUDIT__COMMIT", "async")];
+    let server = rig.server_as("server", rig.keyholder(), &commit).await?;
+    let connections = open(&server).await?;
+    sides.push(Side { name: "resolve_async", connections, server, in_flight: &[1, 64, 256] });
+    if let Some(plain) = plain {
+        let server = rig.server_as("server", plain, &[]).await?;
+        let connections = open(&server).await?;
+        sides.push(Side { name: "plain", connections, server, in_flight: &[64] });
+    }
     for round in 0..plan.rounds {
         say(&format!("resolve: round {} of {}", round + 1, plan.rounds));
         for shape in SHAPES {
-            compare(rig, plan, [&echo, &resolve], &requests, shape, round, report).await?;
+            compare(rig, plan, &sides, &requests, shape, round, report).await?;
         }
-        for side in in_turn([&echo, &resolve], round) {
+        for side in in_turn(&sides[..2], round) {
             let latencies = load::open(&side.connections, &requests, plan.rate, plan.span).await?;
             for (name, percent) in [("p50", 50.0), ("p99", 99.0), ("p999", 99.9)] {
                 report.add(
@@ -70,35 +91,79 @@ pub(crate) async fn measure(rig: &Rig, plan: &Plan, report: &mut Report) -> Outc
             }
         }
     }
-    Ok(())
+    sides.truncate(2);
+    scale(rig, plan, &sides, &requests, report).await
+}
+
+/// The same with a great many other connections beside those that are resolved.
+async fn scale(
+    rig: &Rig,
+    plan: &Plan,
+    sides: &[Side],
+    requests: &Arc<[Bytes]>,
+    report: &mut Report,
+) -> Outcome<()> {
+    let (name, size) = plan.scale;
+    let before = report.median("resolve_over_echo_rps_64").ok_or("nothing to compare with")?;
+    say(&format!("resolve: {size} connections"));
+    rig.seed(0, size)?;
+    for round in 0..plan.rounds {
+        let measured = each(rig, plan, sides, requests, SHAPES[2], round).await?;
+        let [(_, echo), (_, resolve)] = &measured[..] else { return Err("a side was not measured".into()) };
+        let ratio = resolve.per_second() / echo.per_second();
+        report.add(&format!("resolve_over_echo_rps_64_{name}"), "ratio", ratio);
+        report.add(&format!("scale_{name}_over_1k_rps"), "ratio, each over the echo's", ratio / before);
+    }
+    if plan.many > 0 {
+        say("resolve: filling the cache");
+        let accounts = (0..plan.many).map(|number| account("many", number));
+        let side = &sides[1];
+        for connection in rig.connect(&side.server, accounts).await? {
+            // Its owner needs no grant.
+            let request = framed(&resolve_message(&connection.owner, &connection));
+            side.connections[0].call(request).await?;
+        }
+        report.add("memory_full_mib", "MiB resident, with the cache full", side.server.memory()?);
+    }
+    rig.unseed()
 }
 
 /// Connects accounts, grants them, and returns the requests that resolve them.
-async fn prepare(rig: &Rig, server: &Server, plan: &Plan) -> Outcome<Arc<[Bytes]>> {
-    let tomorrow = SystemClock.now().unix_timestamp() + 86_400;
-    let tokens = |number: usize| (format!("{number:0TOKEN$}"), format!("refresh-{number}"));
-    let accounts = (0..plan.resolved).map(|number| create("resolved", number, tokens(number), tomorrow));
-    let made = rig.connect(server, accounts).await?;
+pub(crate) async fn prepare(rig: &Rig, server: &Server, plan: &Plan) -> Outcome<Arc<[Bytes]>> {
+    let made = rig.connect(server, (0..plan.resolved).map(|number| account("resolved", number))).await?;
     let mut grants = GrantServiceClient::new(rig.channel(server, "console")?);
     let mut requests = Vec::new();
     for connection in made {
-        let target = create_grant_request::Target::ConnectionId(connection.connection_id.clone());
-        let grant = v1::CreateGrantRequest {
-            organization_id: connection.organization_id.clone(),
-            grantee: ACTOR.to_owned(),
-            target: Some(target),
-            ..Default::default()
-        };
-        grants.create_grant(grant).await?;
-        let target = resolve_credential_request::Target::ConnectionId(connection.connection_id);
-        requests.push(framed(&v1::ResolveCredentialRequest {
-            organization_id: connection.organization_id,
-            actor: ACTOR.to_owned(),
-            target: Some(target),
-            ..Default::default()
-        }));
+        grants.create_grant(grant_request(&connection)).await?;
+        requests.push(framed(&resolve_message(ACTOR, &connection)));
     }
     Ok(requests.into())
+}
+
+/// An account whose token is good until tomorrow.
+pub(crate) fn account(name: &str, number: usize) -> v1::CreateConnectionRequest {
+    let tomorrow = SystemClock.now().unix_timestamp() + 86_400;
+    create(name, number, (format!("{name}{number:0TOKEN$}"), format!("refresh-{name}-{number}")), tomorrow)
+}
+
+/// A grant of a connection to whoever resolves.
+pub(crate) fn grant_request(connection: &v1::Connection) -> v1::CreateGrantRequest {
+    v1::CreateGrantRequest {
+        organization_id: connection.organization_id.clone(),
+        grantee: ACTOR.to_owned(),
+        target: Some(create_grant_request::Target::ConnectionId(connection.connection_id.clone())),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn resolve_message(actor: &str, connection: &v1::Connection) -> v1::ResolveCredentialRequest {
+    let target = resolve_credential_request::Target::ConnectionId(connection.connection_id.clone());
+    v1::ResolveCredentialRequest {
+        organization_id: connection.organization_id.clone(),
+        actor: actor.to_owned(),
+        target: Some(target),
+        ..Default::default()
+    }
 }
 
 fn start_echo(rig: &Rig) -> Outcome<Server> {
@@ -119,29 +184,43 @@ fn start_echo(rig: &Rig) -> Outcome<Server> {
     Ok(Server::new(child, address, address))
 }
 
-/// Each side goes first in every other round.
-fn in_turn<T>([first, second]: [T; 2], round: usize) -> [T; 2] {
-    if round.is_multiple_of(2) { [first, second] } else { [second, first] }
+/// The sides, beginning with another one in each round.
+fn in_turn<T>(sides: &[T], round: usize) -> impl Iterator<Item = &T> {
+    let first = round % sides.len();
+    sides[first..].iter().chain(&sides[..first])
+}
+
+/// What came of each side that is measured with so many calls in flight, by its name, in the order of the sides.
+async fn each(
+    rig: &Rig,
+    plan: &Plan,
+    sides: &[Side],
+    requests: &Arc<[Bytes]>,
+    shape: Shape,
+    round: usize,
+) -> Outcome<Vec<(&'static str, Measured)>> {
+    let mut measured = Vec::new();
+    for side in in_turn(sides, round).filter(|side| side.in_flight.contains(&shape.in_flight)) {
+        let usage = || rig.usage(&side.server);
+        measured.push((side.name, load::closed(&side.connections, requests, shape, plan.span, usage).await?));
+    }
+    measured.sort_by_key(|(name, _)| sides.iter().position(|side| side.name == *name));
+    Ok(measured)
 }
 
 async fn compare(
     rig: &Rig,
     plan: &Plan,
-    sides: [&Side; 2],
+    sides: &[Side],
     requests: &Arc<[Bytes]>,
     shape: Shape,
     round: usize,
     report: &mut Report,
 ) -> Outcome<()> {
-    let mut measured: [Option<Measured>; 2] = [None, None];
-    for place in in_turn([0, 1], round) {
-        let side = sides[place];
-        let usage = || rig.usage(&side.server);
-        measured[place] = Some(load::closed(&side.connections, requests, shape, plan.span, usage).await?);
-    }
-    let [Some(echo), Some(resolve)] = measured else { return Err("a side was not measured".into()) };
     let in_flight = shape.in_flight;
-    for (name, measured) in [("echo", &echo), ("resolve", &resolve)] {
+    let measured = each(rig, plan, sides, requests, shape, round).await?;
+    let mut of_echo = (0.0, 0.0);
+    for (name, measured) in &measured {
         let mut add =
             |what: &str, unit, value| report.add(&format!("{name}_{what}_{in_flight}"), unit, value);
         add("rps", "calls a second", measured.per_second());
@@ -149,16 +228,22 @@ async fn compare(
         add("p99_us", "us", measured.latencies.percentile(99.0));
         add("p999_us", "us", measured.latencies.percentile(99.9));
         add("server_cpu_us", "us of processor a call", measured.server_us());
+        if *name == "echo" {
+            of_echo = (measured.per_second(), measured.server_us());
+            continue;
+        }
+        add("postgres_cpu_us", "us of processor a call", measured.postgres_us());
+        add("over_echo_rps", "ratio", measured.per_second() / of_echo.0);
+        add("over_echo_cpu", "ratio", measured.server_us() / of_echo.1);
+        if *name == "resolve" {
+            let ratio = measured.postgres_us() / of_echo.1;
+            report.add(&format!("postgres_cpu_over_echo_cpu_{in_flight}"), "ratio", ratio);
+        }
     }
-    let mut add = |what: &str, value: f64| report.add(&format!("{what}_{in_flight}"), "ratio", value);
-    add("resolve_over_echo_rps", resolve.per_second() / echo.per_second());
-    add("resolve_over_echo_cpu", resolve.server_us() / echo.server_us());
-    add("postgres_cpu_over_echo_cpu", resolve.postgres_us() / echo.server_us());
-    report.add(
-        &format!("resolve_postgres_cpu_us_{in_flight}"),
-        "us of processor a call",
-        resolve.postgres_us(),
-    );
+    let rate = |name| measured.iter().find(|side| side.0 == name).map(|side| side.1.per_second());
+    if let (Some(resolve), Some(plain)) = (rate("resolve"), rate("plain")) {
+        report.add(&format!("resolve_over_plain_rps_{in_flight}"), "ratio", resolve / plain);
+    }
     Ok(())
 }
 
@@ -222,6 +307,9 @@ async fn warm(
             // Those that were in flight at the end are not in the latencies, but are in the statements.
             let calls = measured.latencies.count() as f64 + shape.in_flight as f64;
             report.add(&format!("statements_per_warm_resolve{name}"), "statements", asked / calls);
+            if shape.in_flight > 1 {
+                report.add(&format!("batch_size_mean{name}"), "releases a statement", calls / asked);
+            }
         }
     }
     Ok(())
@@ -232,8 +320,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_side_goes_first_in_every_other_round() {
-        assert_eq!(in_turn([1, 2], 0), [1, 2]);
-        assert_eq!(in_turn([1, 2], 1), [2, 1]);
+    fn each_side_goes_first_in_its_turn() {
+        let order = |round| in_turn(&[1, 2, 3], round).copied().collect::<Vec<_>>();
+        assert_eq!([order(0), order(1), order(5)], [[1, 2, 3], [2, 3, 1], [3, 1, 2]]);
     }
 }

@@ -29,6 +29,9 @@ pub(crate) const DATABASE: &str = "keyholder";
 /// The client's id and secret at the provider.
 const CLIENT: (&str, &str) = ("keyholder", "a secret of the bench");
 
+/// So many rows are made at once.
+const SEEDED_AT_ONCE: u64 = 100_000;
+
 /// How long anything may take to come about.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -78,6 +81,14 @@ impl Server {
     pub(crate) fn usage(&self) -> Duration {
         cpu::of_process(self.child.id())
     }
+
+    /// How much memory it has, in MiB.
+    pub(crate) fn memory(&self) -> Outcome<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let resident =
+            status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        Ok(resident.ok_or("no VmRSS")?.parse::<f64>()? / 1_024.0)
+    }
 }
 
 impl Rig {
@@ -115,7 +126,11 @@ impl Rig {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.keyholder);
+        self.command_of(&self.keyholder, arguments)
+    }
+
+    fn command_of(&self, keyholder: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(keyholder);
         command.args(arguments).current_dir(self.dir.path()).stdin(Stdio::null()).stdout(Stdio::null());
         command.env("DATABASE_URL", self.postgres.url(DATABASE)).env_remove("KEYHOLDER_CONFIG");
         command
@@ -128,10 +143,24 @@ impl Rig {
 
     /// Starts the server in these roles on its processor, and waits until it is ready.
     pub(crate) async fn server(&self, roles: &str) -> Outcome<Server> {
-        let log = self.dir.path().join(format!("{roles}.log"));
+        self.server_as(roles, &self.keyholder, &[]).await
+    }
+
+    /// The same, of any binary and with variables.
+    pub(crate) async fn server_as(
+        &self,
+        roles: &str,
+        keyholder: &Path,
+        variables: &[(&str, &str)],
+    ) -> Outcome<Server> {
+        let log = tempfile::Builder::new().suffix(".log").tempfile_in(self.dir.path())?.into_temp_path();
+        let log = log.keep()?;
         let file = File::create(&log)?;
-        let child =
-            self.pins.as_server(|| Ok(self.command(&["serve", "--roles", roles]).stderr(file).spawn()?))?;
+        let start = || {
+            let mut command = self.command_of(keyholder, &["serve", "--roles", roles]);
+            Ok(command.envs(variables.iter().copied()).stderr(file).spawn()?)
+        };
+        let child = self.pins.as_server(start)?;
         let nowhere = SocketAddr::from(([0; 4], 0));
         let mut server = Server::new(child, nowhere, nowhere);
         let listening = until_logged(&mut server, &log, "listening").await?;
@@ -140,6 +169,11 @@ impl Rig {
         server.admin = address("admin").ok_or("the log does not say where the admin port is")?;
         until_logged(&mut server, &log, "serving").await?;
         Ok(server)
+    }
+
+    /// The binary.
+    pub(crate) fn keyholder(&self) -> &Path {
+        &self.keyholder
     }
 
     /// The folder of certificates.
@@ -184,6 +218,63 @@ impl Rig {
             create(name, number, (tokens.access, refresh), tokens.ends.unix_timestamp())
         });
         self.connect(server, requests).await
+    }
+
+    /// Adds connections that are like a real one, with a sealed credential of the same length that nobody can open, due a
+    /// month or two from now. The rows go in as quickly as may be: no checks, no triggers, no waiting for the disk.
+    pub(crate) fn seed(&self, from: u64, to: u64) -> Outcome<()> {
+        for first in (from..to).step_by(usize::try_from(SEEDED_AT_ONCE)?) {
+            let last = (first + SEEDED_AT_ONCE).min(to) - 1;
+            self.sql(&format!(
+                "SET session_replication_role = replica; SET synchronous_commit = off;
+                 INSERT INTO organizations (organization_id, change)
+                 SELECT 'seeded-' || number, 1000000000 FROM generate_series(0, 99) number ON CONFLICT DO NOTHING;
+                 WITH made AS (
+                     INSERT INTO connections (organization_id, connection_id, owner, provider_id, auth_method, display_name,
+                         account_id, account_name, account_email, scopes, state, state_reason, sealed_credential,
+                         sealed_generation, credential_fingerprint, credential_fields, config, labels, change, generation,
+                         create_time, update_time, token_client_id, token_scopes_asked, token_expire_time,
+                         token_renewal_missing, sealed_renewal)
+                     SELECT 'seeded-' || number % 100,
+                         ('01900000-0000-7000-8000-' || lpad(to_hex(number), 12, '0'))::uuid, 'user:' || number,
+                         c.provider_id, c.auth_method, c.display_name, 'account-' || number, c.account_name,
+                         c.account_email, c.scopes, c.state, c.state_reason, c.sealed_credential, c.sealed_generation,
+                         c.credential_fingerprint, c.credential_fields, c.config, c.labels, number + 1, c.generation,
+                         c.create_time, c.update_time, c.token_client_id, c.token_scopes_asked,
+                         now() + interval '90 days', c.token_renewal_missing, c.sealed_renewal
+                     FROM generate_series({first}, {last}) number,
+                         (SELECT * FROM connections ORDER BY organization_id, connection_id LIMIT 1) c
+                     RETURNING organization_id, connection_id, token_expire_time
+                 ), versions AS (
+                     INSERT INTO connection_versions (connection_id) SELECT connection_id FROM made
+                 )
+                 INSERT INTO refreshes (organization_id, connection_id, client_organization_id, provider_id, client_id,
+                     due_time, earliest_time, deadline, call_seconds, last_success_time)
+                 SELECT made.organization_id, made.connection_id, r.client_organization_id, r.provider_id, r.client_id,
+                     now() + interval '30 days' * (1 + random()), now(), made.token_expire_time, r.call_seconds, now()
+                 FROM made, (SELECT * FROM refreshes ORDER BY organization_id, connection_id LIMIT 1) r"
+            ))?;
+        }
+        // So that nobody does this while it is measured.
+        self.sql(
+            "VACUUM (ANALYZE) connections; VACUUM (ANALYZE) connection_versions; VACUUM (ANALYZE) refreshes",
+        )?;
+        self.sql("CHECKPOINT")?;
+        Ok(())
+    }
+
+    /// Takes away what was added.
+    pub(crate) fn unseed(&self) -> Outcome<()> {
+        self.sql(
+            "SET session_replication_role = replica; SET synchronous_commit = off;
+             DELETE FROM connection_versions WHERE connection_id IN
+                 (SELECT connection_id FROM connections WHERE organization_id LIKE 'seeded-%');
+             DELETE FROM refreshes WHERE organization_id LIKE 'seeded-%';
+             DELETE FROM connections WHERE organization_id LIKE 'seeded-%'",
+        )?;
+        self.sql("VACUUM FULL connections; VACUUM FULL refreshes; VACUUM FULL connection_versions")?;
+        self.sql("VACUUM ANALYZE")?;
+        self.sql("CHECKPOINT").map(drop)
     }
 
     /// Connects accounts, a few at once.

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use keyholder_domain::{
     AuditEvent, AuditKind, Connection, ConnectionId, Generation, Grant, OrganizationId, Principal,
@@ -33,7 +34,36 @@ pub(crate) struct Refused<'a> {
     pub(crate) config: &'a BTreeMap<String, String>,
 }
 
+/// How often the tables of the audit are looked after.
+const TEND: Duration = Duration::from_secs(600);
+
+/// How soon that is tried again, where they were in use.
+const TEND_AGAIN: Duration = Duration::from_secs(20);
+
 impl Broker {
+    /// Makes the tables of the coming weeks of the audit, and drops those that hold only what is older than `retention`, for
+    /// ever.
+    pub async fn tend_audit(&self, retention: Option<Duration>) {
+        loop {
+            let pause = match self.store().tend_audit(retention).await {
+                Ok((made, dropped)) => {
+                    if made > 0 {
+                        tracing::info!(made, "tables of the audit made");
+                    }
+                    if !dropped.is_empty() {
+                        tracing::info!(tables = dropped.join(" "), "tables of the audit dropped");
+                    }
+                    TEND
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the tables of the audit cannot be looked after");
+                    TEND_AGAIN
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
     /// Lists audit events, the newest first.
     pub async fn list_audit_events(
         &self,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use keyholder_domain::{Grant, OrganizationId, Principal};
-use keyholder_store::{Candidate, Found, Target};
+use keyholder_store::{Candidate, Found, StoreError, Target};
 use keyholder_vault::DataKey;
 
 /// The most bytes that found connections may take.
@@ -26,14 +26,14 @@ pub(crate) struct Key {
 /// What was found, sealed, by the question that was asked.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    found: moka::sync::Cache<Key, Arc<Found>>,
+    found: moka::future::Cache<Key, Arc<Found>>,
     hits: AtomicU64,
     misses: AtomicU64,
 }
 
 impl Cache {
     pub(crate) fn new() -> Self {
-        let found = moka::sync::Cache::builder()
+        let found = moka::future::Cache::builder()
             .max_capacity(FOUND_BYTES)
             .time_to_live(LIFETIME)
             .weigher(|_, found: &Arc<Found>| u32::try_from(weight(found)).unwrap_or(u32::MAX))
@@ -41,19 +41,41 @@ impl Cache {
         Self { found, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 
-    pub(crate) fn get(&self, key: &Key) -> Option<Arc<Found>> {
-        let found = self.found.get(key);
+    /// What is kept.
+    pub(crate) async fn kept(&self, key: &Key) -> Option<Arc<Found>> {
+        // The comparison must look everything up.
+        let found = if cfg!(feature = "plain") { None } else { self.found.get(key).await };
         let counter = if found.is_some() { &self.hits } else { &self.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         found
     }
 
-    pub(crate) fn insert(&self, key: Key, found: Arc<Found>) {
-        self.found.insert(key, found);
+    /// What is kept by now, or is being looked up for somebody else, or is looked up now; and whether it is the last of
+    /// these, so that it is no older than the question.
+    pub(crate) async fn kept_or(
+        &self,
+        key: &Key,
+        look_up: impl Future<Output = Result<Found, StoreError>>,
+    ) -> Result<(Arc<Found>, bool), StoreError> {
+        if cfg!(feature = "plain") {
+            return Ok((Arc::new(look_up.await?), true));
+        }
+        let look_up = async { look_up.await.map(Arc::new) };
+        let entry = self.found.entry_by_ref(key).or_try_insert_with(look_up).await;
+        let entry = entry.map_err(|error: Arc<StoreError>| StoreError::clone(&error))?;
+        let fresh = entry.is_fresh();
+        Ok((entry.into_value(), fresh))
     }
 
-    pub(crate) fn forget(&self, key: &Key) {
-        self.found.invalidate(key);
+    pub(crate) async fn insert(&self, key: Key, found: Arc<Found>) {
+        self.found.insert(key, found).await;
+    }
+
+    /// Forgets what was found, unless it was found anew meanwhile.
+    pub(crate) async fn forget(&self, key: &Key, found: &Arc<Found>) {
+        if self.found.get(key).await.is_some_and(|kept| Arc::ptr_eq(&kept, found)) {
+            self.found.invalidate(key).await;
+        }
     }
 
     pub(crate) fn counts(&self) -> (u64, u64) {
@@ -139,7 +161,7 @@ mod tests {
             renewal: None,
         };
         let stored = StoredConnection { connection, sealed: Some(sealed), change: 1 };
-        Candidate { stored, data_key: None, grants: Vec::new() }
+        Candidate { stored, version: uuid::Uuid::nil(), data_key: None, grants: Vec::new() }
     }
 
     fn grant() -> Grant {
@@ -196,14 +218,14 @@ mod tests {
         assert!(weight(&found(Vec::new())) >= size_of::<Key>() + size_of::<Found>());
     }
 
-    #[test]
-    fn what_is_found_takes_no_more_than_its_bytes() {
+    #[tokio::test]
+    async fn what_is_found_takes_no_more_than_its_bytes() {
         let cache = Cache::new();
         let mebibyte = "x".repeat(1 << 20);
         for actor in 0..100 {
-            cache.insert(key(actor), Arc::new(found(vec![candidate(&mebibyte)])));
+            cache.insert(key(actor), Arc::new(found(vec![candidate(&mebibyte)]))).await;
         }
-        cache.found.run_pending_tasks();
+        cache.found.run_pending_tasks().await;
         assert!(cache.found.weighted_size() <= FOUND_BYTES, "{} bytes", cache.found.weighted_size());
         assert!((1..64).contains(&cache.found.entry_count()), "{} entries", cache.found.entry_count());
     }
@@ -215,13 +237,48 @@ mod tests {
         assert_eq!(DataKeyCache::new().0.policy().time_to_live(), quarter);
     }
 
-    #[test]
-    fn what_is_forgotten_is_not_found_and_counts_as_a_miss() {
+    #[tokio::test]
+    async fn what_is_forgotten_is_looked_up_again_and_counts_as_a_miss() {
         let cache = Cache::new();
-        cache.insert(key(1), Arc::new(found(Vec::new())));
-        assert!(cache.get(&key(1)).is_some() && cache.get(&key(2)).is_none());
-        cache.forget(&key(1));
-        assert!(cache.get(&key(1)).is_none());
+        assert!(cache.kept(&key(1)).await.is_none());
+        let look_up = async || cache.kept_or(&key(1), async { Ok(found(Vec::new())) }).await.unwrap();
+        let (first, fresh) = look_up().await;
+        assert!(fresh);
+        let (second, fresh) = look_up().await;
+        assert!(!fresh && Arc::ptr_eq(&first, &second));
+        cache.forget(&key(1), &Arc::new(found(Vec::new()))).await;
+        assert!(cache.kept(&key(1)).await.is_some(), "what was found anew meanwhile is kept");
+        cache.forget(&key(1), &first).await;
+        assert!(cache.kept(&key(1)).await.is_none());
+        assert!(look_up().await.1);
         assert_eq!(cache.counts(), (1, 2));
+    }
+
+    #[tokio::test]
+    async fn those_who_ask_for_the_same_at_once_share_one_lookup() {
+        let cache = Cache::new();
+        let (answer, mut answers) = tokio::sync::mpsc::channel(1);
+        let answers = tokio::sync::Mutex::new(&mut answers);
+        let asked = AtomicU64::new(0);
+        let ask = async || {
+            let key = key(1);
+            let look_up = async {
+                asked.fetch_add(1, Ordering::Relaxed);
+                answers.lock().await.recv().await.ok_or(StoreError::TimedOut)
+            };
+            cache.kept_or(&key, look_up).await
+        };
+        let (one, two, _) = tokio::join!(ask(), ask(), answer.send(found(Vec::new())));
+        let (one, two) = (one.unwrap(), two.unwrap());
+        assert!(Arc::ptr_eq(&one.0, &two.0) && one.1 != two.1, "one of them asked");
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_lookup_that_fails_is_kept_for_nobody() {
+        let cache = Cache::new();
+        let failed = cache.kept_or(&key(1), async { Err(StoreError::TimedOut) }).await;
+        assert!(matches!(failed, Err(StoreError::TimedOut)));
+        assert!(cache.kept_or(&key(1), async { Ok(found(Vec::new())) }).await.unwrap().1);
     }
 }

@@ -26,6 +26,7 @@ mod refresh;
 mod resolve;
 mod shares;
 mod test;
+mod uses;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -45,8 +46,8 @@ pub use connections::{ConnectionUpdate, CreateConnection};
 pub use error::{BrokerError, FieldError, FieldReason};
 pub use grants::CreateGrant;
 pub use keyholder_store::{
-    AuditFilter, ClientStatus, ConnectionFilter, GrantFilter, Installation, RefreshNumbers, RevocationCounts,
-    RevocationRun, SchemaState, StoreError, Target,
+    AuditFilter, ClientStatus, ConnectionFilter, GrantFilter, Installation, RefreshNumbers, ReleaseLane,
+    RevocationCounts, RevocationRun, SchemaState, StoreError, Target,
 };
 pub use keyholder_upstream::oauth::{Client, ClientKey};
 pub use oauth::{
@@ -61,7 +62,12 @@ use audit_ids::AuditIds;
 use cache::{Cache, DataKeyCache};
 use refresh::Refresher;
 use shares::Shares;
+use tokio::sync::Semaphore;
+use uses::Uses;
 use watch::Changes;
+
+/// How many resolves look something up at once at most. More are refused, so that a slow database costs no memory.
+const LOOKUPS: usize = 1_024;
 
 /// The broker. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -80,6 +86,8 @@ struct Inner {
     changes: Changes,
     tests: Arc<Shares>,
     audit_ids: AuditIds,
+    lookups: Semaphore,
+    uses: Uses,
     refresher: Refresher,
 }
 
@@ -107,6 +115,8 @@ impl Broker {
             changes: Changes::new(),
             tests: Shares::new(test::UNDER_WAY),
             audit_ids: AuditIds::new(),
+            lookups: Semaphore::new(LOOKUPS),
+            uses: Uses::new(),
             refresher: Refresher::new(refresher),
         }))
     }

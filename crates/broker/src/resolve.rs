@@ -14,10 +14,13 @@ use std::time::Duration;
 use keyholder_catalog::{Injection, Method, Provider};
 use keyholder_domain::access::{Denial, Permit, Question, Right, decide, right_to_use};
 use keyholder_domain::{
-    Account, AuditEventId, AuditKind, Connection, ConnectionId, ConnectionState, Generation, GrantId,
+    Account, AuditEventId, AuditKind, Connection, ConnectionId, ConnectionState, Generation, Grant, GrantId,
     Principal, ProviderId, Reason, Scopes, Text, Timestamp, WorkloadId,
 };
-use keyholder_store::{Candidate, Found, NewAuditEvent, Release, StoredConnection, StoredDataKey, Target};
+use keyholder_store::{
+    Candidate, Found, NewAuditEvent, Release, ReleaseLane, StoreError, StoredConnection, StoredDataKey,
+    Target,
+};
 use keyholder_vault::{Credential, OpenError, Place, Sealed, SecretString};
 
 use crate::cache::Key;
@@ -28,7 +31,7 @@ use crate::{Broker, BrokerError, Caller};
 use render::render;
 
 /// How often a release is tried when what was decided on keeps changing.
-const ATTEMPTS: usize = 4;
+const ATTEMPTS: usize = 5;
 
 /// What is asked for.
 #[derive(Debug)]
@@ -153,35 +156,73 @@ pub(crate) struct Chosen<'a> {
     pub(crate) permit: Permit,
 }
 
+impl Chosen<'_> {
+    /// The grant by which it is permitted; none: the actor owns the connection.
+    fn grant(&self) -> Option<&Grant> {
+        let Right::Grant(id, _) = self.permit.right else { return None };
+        self.candidate.grants.iter().find(|grant| grant.id == id)
+    }
+}
+
 impl Broker {
     /// Releases a credential, and records that it did; or refuses, and records that.
-    pub async fn resolve(&self, caller: &Caller<'_>, ask: &Ask) -> Result<Released, BrokerError> {
+    pub async fn resolve(
+        &self,
+        lane: &ReleaseLane,
+        caller: &Caller<'_>,
+        ask: &Ask,
+    ) -> Result<Released, BrokerError> {
         let key = Key {
             organization_id: caller.organization_id.clone(),
             actor: ask.actor.clone(),
             target: ask.target.clone(),
         };
-        if let Some(found) = self.0.found.get(&key) {
-            if let Ok(chosen) = self.choose(caller, ask, caller.workload, &found) {
-                match self.release(caller, ask, &found, chosen).await {
+        let mut alone = false;
+        if let Some(found) = self.0.found.kept(&key).await {
+            match self.choose(caller, ask, caller.workload, &found) {
+                Ok(chosen) => match self.release(lane, caller, ask, &found, chosen).await {
                     Ok(Some(released)) => return Ok(released),
+                    // All those whose connection changed look it up anew together, once.
+                    Ok(None) => {}
                     // What does not open may have been mended since it was read.
-                    Ok(None) | Err(BrokerError::CredentialUnreadable { .. }) => {}
+                    Err(BrokerError::CredentialUnreadable { .. }) => alone = true,
                     Err(error) => return Err(error),
-                }
+                },
+                Err(_) => alone = true,
             }
-            self.0.found.forget(&key);
+            self.0.found.forget(&key, &found).await;
         }
+        // In a box, so that those who come this far do not make the future of all others large.
+        Box::pin(self.resolve_anew(lane, caller, ask, key, alone)).await
+    }
+
+    /// Resolves what is looked up now: `alone`, or together with others who ask for the same.
+    async fn resolve_anew(
+        &self,
+        lane: &ReleaseLane,
+        caller: &Caller<'_>,
+        ask: &Ask,
+        key: Key,
+        mut alone: bool,
+    ) -> Result<Released, BrokerError> {
         let mut waited = false;
         // What the database did not confirm, although nothing had changed: its clock says that the token has ended.
         let mut unconfirmed = None;
         for _ in 0..ATTEMPTS {
-            let found = Arc::new(self.store().find(caller.organization_id, &ask.actor, &ask.target).await?);
+            let look_up = self.look_up(caller, ask);
+            let (found, fresh) = if alone {
+                (Arc::new(look_up.await?), true)
+            } else {
+                self.0.found.kept_or(&key, look_up).await?
+            };
             match self.choose(caller, ask, caller.workload, &found) {
                 Ok(chosen) => {
                     let connection = chosen.candidate.stored.connection.clone();
-                    let version = (connection.id, connection.generation, connection.update_time);
-                    if unconfirmed.replace(version) == Some(version) && !waited && connection.tokens.is_some()
+                    let version = chosen.candidate.version;
+                    if fresh
+                        && unconfirmed.replace(version) == Some(version)
+                        && !waited
+                        && connection.tokens.is_some()
                     {
                         let expired = Refusal::Denied(Denial::TokenExpired);
                         if let Some(refusal) = self.renew(caller, ask, &found, expired, waited).await? {
@@ -191,21 +232,31 @@ impl Broker {
                         waited = true;
                         continue;
                     }
-                    match self.release(caller, ask, &found, chosen).await {
+                    match self.release(lane, caller, ask, &found, chosen).await {
                         Ok(Some(released)) => {
-                            self.0.found.insert(key, found);
+                            if alone {
+                                self.0.found.insert(key, found).await;
+                            }
                             return Ok(released);
                         }
-                        Ok(None) => {}
+                        Ok(None) => alone = true,
+                        Err(BrokerError::CredentialUnreadable { .. }) if !fresh => alone = true,
                         Err(error @ BrokerError::CredentialUnreadable { .. }) => {
+                            self.0.found.forget(&key, &found).await;
                             let reason = Reason::CredentialUnreadable;
                             self.record(caller, ask, Some(&connection), None, reason).await?;
                             return Err(error);
                         }
                         Err(error) => return Err(error),
                     }
+                    self.0.found.forget(&key, &found).await;
+                }
+                Err(_) if !fresh => {
+                    self.0.found.forget(&key, &found).await;
+                    alone = true;
                 }
                 Err(refusal) => {
+                    self.0.found.forget(&key, &found).await;
                     let refusal = match self.renew(caller, ask, &found, refusal, waited).await? {
                         None => {
                             waited = true;
@@ -220,6 +271,11 @@ impl Broker {
         }
         self.record(caller, ask, None, None, Reason::Contended).await?;
         Err(BrokerError::Contended)
+    }
+
+    async fn look_up(&self, caller: &Caller<'_>, ask: &Ask) -> Result<Found, StoreError> {
+        let _room = self.0.lookups.try_acquire().map_err(|_| StoreError::Busy)?;
+        self.store().find(caller.organization_id, &ask.actor, &ask.target).await
     }
 
     /// Where nothing but the token's time stands in the way, has it renewed, once. None: look again. Else the reason why
@@ -319,6 +375,7 @@ impl Broker {
     /// Opened before it is recorded, so that a release is on record if and only if there was one to make.
     async fn release(
         &self,
+        lane: &ReleaseLane,
         caller: &Caller<'_>,
         ask: &Ask,
         found: &Found,
@@ -330,42 +387,50 @@ impl Broker {
             .open(&chosen.candidate.stored, chosen.candidate.data_key.as_ref())
             .and_then(|credential| render(&chosen, &credential));
         let (credential, http) = opened.map_err(unreadable)?;
+        let audit_event_id = self.audit_event_id();
+        let grant = chosen.grant();
+        let grant_id = grant.map(|grant| grant.id);
+        let token_end = connection.tokens.as_ref().and_then(|tokens| tokens.expire_time);
         let release = Release {
-            audit_event_id: self.audit_event_id(),
-            organization_id: caller.organization_id,
+            audit_event_id,
+            organization_id: caller.organization_id.clone(),
             connection: (connection.id, connection.generation),
-            update_time: connection.update_time,
-            right: &chosen.permit.right,
+            version: chosen.candidate.version,
+            grant_id,
+            provider_id: connection.provider_id.clone(),
             provider_generation: match ask.target {
                 Target::Connection(_) => None,
                 Target::Provider { .. } => found.provider_generation,
             },
-            workload: caller.workload,
-            actor: &ask.actor,
-            purpose: ask.purpose.as_str(),
-            min_ttl: ask.min_ttl,
+            before: [grant.and_then(|grant| grant.expire_time), token_end.map(|end| end - ask.min_ttl)]
+                .into_iter()
+                .flatten()
+                .min(),
+            workload: caller.workload.clone(),
+            actor: ask.actor.clone(),
+            purpose: ask.purpose.clone(),
         };
-        let recorded = self.store().release(&release).await.map_err(|error| match error {
-            error @ keyholder_store::StoreError::WriteRefused(_) => BrokerError::AuditUnavailable(error),
+        let recorded = lane.release(release).await.map_err(|error| match error {
+            error @ StoreError::WriteRefused(_) => BrokerError::AuditUnavailable(error),
             error => BrokerError::Store(error),
         })?;
         if !recorded {
             return Ok(None);
         }
+        if let Some(id) = grant_id {
+            self.0.uses.note(caller.organization_id, id);
+        }
         Ok(Some(Released {
             connection_id: connection.id,
-            grant_id: match chosen.permit.right {
-                Right::Ownership => None,
-                Right::Grant(id, _) => Some(id),
-            },
+            grant_id,
             provider_id: connection.provider_id.clone(),
             account: connection.account.clone(),
             credential,
             http,
             scopes: chosen.permit.scopes,
-            valid_until: connection.tokens.as_ref().and_then(|tokens| tokens.expire_time),
+            valid_until: token_end,
             generation: connection.generation,
-            audit_event_id: release.audit_event_id,
+            audit_event_id,
         }))
     }
 
@@ -377,8 +442,10 @@ impl Broker {
     ) -> Result<Credential, OpenError> {
         let connection = &stored.connection;
         let sealed = stored.sealed.as_ref().ok_or(OpenError::Malformed)?;
-        let key_id = Sealed::parse(&sealed.credential)?.key_id().to_owned();
-        let data_key = data_key.ok_or(OpenError::UnknownKey { key_id })?;
+        let Some(data_key) = data_key else {
+            let key_id = Sealed::parse(&sealed.credential)?.key_id().to_owned();
+            return Err(OpenError::UnknownKey { key_id });
+        };
         let row = connection.id.to_string();
         let place = Place {
             organization: &connection.organization_id,

@@ -63,6 +63,7 @@ reasons! {
     StateNotAllowed = "STATE_NOT_ALLOWED", "The connection's state does not allow this.";
     TestNotAvailable = "TEST_NOT_AVAILABLE", "There is no request that would prove this connection's credential and change nothing.";
     RateLimited = "RATE_LIMITED", "This was asked for too often; try again later.";
+    Overloaded = "OVERLOADED", "More is asked of the server than it can answer in time; try again shortly.";
     OAuthClientMissing = "OAUTH_CLIENT_MISSING", "No OAuth client is configured for this provider.";
     AuthorizationNotFound = "AUTHORIZATION_NOT_FOUND", "There is no such authorization in this organization.";
     RevocationRunNotFound = "REVOCATION_RUN_NOT_FOUND", "There is no such revocation run in this organization.";

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
@@ -35,12 +36,69 @@ impl Default for HandshakeLimits {
     }
 }
 
-/// Accepts connections, and yields those whose peer has proved who it is, for tonic's
-/// `serve_with_incoming_shutdown`.
+impl HandshakeLimits {
+    /// The share of one of so many runtimes.
+    #[must_use]
+    pub fn divided_by(self, runtimes: usize) -> Self {
+        let concurrent = NonZeroUsize::new(self.concurrent.get() / runtimes.max(1));
+        Self { concurrent: concurrent.unwrap_or(NonZeroUsize::MIN), ..self }
+    }
+}
+
+/// How many connections wait for one runtime to take them.
+const BACKLOG: usize = 256;
+
+/// Accepts connections, and deals them out in turn to so many runtimes, each of which passes its share to
+/// [`incoming`]. Stops listening when all shares are dropped. Must be called within a tokio runtime.
+pub fn accept(listener: TcpListener, runtimes: usize) -> Vec<Accepted> {
+    let (senders, shares): (Vec<_>, Vec<_>) = (0..runtimes).map(|_| mpsc::channel(BACKLOG)).unzip();
+    tokio::spawn(deal_out(listener, senders));
+    shares.into_iter().map(Accepted).collect()
+}
+
+/// A share of the connections that were accepted, before any handshake.
+#[derive(Debug)]
+pub struct Accepted(mpsc::Receiver<(std::net::TcpStream, SocketAddr)>);
+
+async fn deal_out(listener: TcpListener, mut runtimes: Vec<mpsc::Sender<(std::net::TcpStream, SocketAddr)>>) {
+    let mut failures = 0;
+    while !runtimes.is_empty() {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = runtimes[0].closed() => {
+                runtimes.remove(0);
+                continue;
+            }
+        };
+        // A socket belongs to the runtime that opened it, until it is taken out.
+        match accepted.and_then(|(socket, address)| Ok((socket.into_std()?, address))) {
+            Ok(mut accepted) => {
+                failures = 0;
+                for _ in 0..runtimes.len() {
+                    runtimes.rotate_left(1);
+                    match runtimes[0].try_send(accepted) {
+                        Ok(()) => break,
+                        // It has too many to look at already, or has gone: the next one, or nobody.
+                        Err(TrySendError::Full(back) | TrySendError::Closed(back)) => accepted = back,
+                    }
+                }
+            }
+            Err(error) => {
+                if let Some(pause) = pause_after(&error, failures) {
+                    failures += 1;
+                    tracing::warn!(error = %error, pause = ?pause, "cannot accept connections");
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+}
+
+/// Yields the connections whose peer has proved who it is, for tonic's `serve_with_incoming_shutdown`.
 ///
 /// Each handshake runs in a task of its own, so that a slow one delays nobody. A failed one is logged and
-/// never reaches the stream. Dropping the stream stops listening. Must be called within a tokio runtime.
-pub fn incoming(listener: TcpListener, config: Arc<ServerConfig>, limits: HandshakeLimits) -> Incoming {
+/// never reaches the stream. Must be called within the runtime that serves the connections.
+pub fn incoming(accepted: Accepted, config: Arc<ServerConfig>, limits: HandshakeLimits) -> Incoming {
     let (sender, receiver) = mpsc::channel(limits.concurrent.get());
     let acceptor = Acceptor {
         tls: TlsAcceptor::from(config),
@@ -49,7 +107,7 @@ pub fn incoming(listener: TcpListener, config: Arc<ServerConfig>, limits: Handsh
         tasks: JoinSet::new(),
         order: VecDeque::new(),
     };
-    let task = tokio::spawn(acceptor.run(listener)).abort_handle();
+    let task = tokio::spawn(acceptor.run(accepted)).abort_handle();
     Incoming { accepted: ReceiverStream::new(receiver), task }
 }
 
@@ -84,22 +142,14 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    async fn run(mut self, listener: TcpListener) {
-        let mut failures = 0;
-        loop {
-            match listener.accept().await {
-                Ok((socket, address)) => {
-                    failures = 0;
+    async fn run(mut self, mut accepted: Accepted) {
+        while let Some((socket, address)) = accepted.0.recv().await {
+            match TcpStream::from_std(socket) {
+                Ok(socket) => {
                     self.make_room();
                     self.start(socket, address);
                 }
-                Err(error) => {
-                    if let Some(pause) = pause_after(&error, failures) {
-                        failures += 1;
-                        tracing::warn!(error = %error, pause = ?pause, "cannot accept connections");
-                        tokio::time::sleep(pause).await;
-                    }
-                }
+                Err(error) => tracing::warn!(error = %error, "a connection cannot be taken over"),
             }
         }
     }

@@ -11,7 +11,7 @@
 //! use std::{path::Path, sync::Arc};
 //! use keyholder_domain::{SystemClock, TrustDomain};
 //! use keyholder_identity::{
-//!     CaBundle, HandshakeLimits, Policy, ServerCertificate, TrustStore, incoming, server_config,
+//!     CaBundle, HandshakeLimits, Policy, ServerCertificate, TrustStore, accept, incoming, server_config,
 //! };
 //!
 //! # async fn listen(policy: Policy) -> Result<(), Box<dyn std::error::Error>> {
@@ -20,9 +20,12 @@
 //! trust.add_domain(TrustDomain::parse("keyholder.dev")?, CaBundle::load(&["ca.pem"])?)?;
 //! let config = server_config(certificate, trust, &policy, Arc::new(SystemClock))?;
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:7443").await?;
-//! let connections = incoming(listener, config, HandshakeLimits::default());
-//! // router.serve_with_incoming_shutdown(connections, shutdown).await?;
-//! # drop(connections);
+//! // One share for each runtime that serves.
+//! for share in accept(listener, 1) {
+//!     let connections = incoming(share, Arc::clone(&config), HandshakeLimits::default());
+//!     // router.serve_with_incoming_shutdown(connections, shutdown).await?;
+//! #   drop(connections);
+//! }
 //! # Ok(())
 //! # }
 //! ```
@@ -68,7 +71,7 @@ mod tls;
 mod trust;
 mod verifier;
 
-pub use acceptor::{HandshakeLimits, Incoming, incoming};
+pub use acceptor::{Accepted, HandshakeLimits, Incoming, accept, incoming};
 pub use error::ConfigError;
 pub use peer::{Fingerprint, Peer, peer_of};
 pub use policy::{ActorRule, OrganizationRule, Policy, ProviderRule, Role, Workload, WorkloadEntry};

@@ -49,6 +49,7 @@ async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     let numbers = tokio::time::timeout(Duration::from_secs(2), broker.store().refresh_numbers());
     let text = admin.metrics.encode(&Readings {
         pool: broker.store().pool_use(),
+        release_statements: broker.store().release_statements(),
         cache: broker.cache_use(),
         egress_failures: broker.egress_failures(),
         refreshes: broker.refresh_counts(),

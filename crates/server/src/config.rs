@@ -8,7 +8,9 @@ mod oauth;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format as _, Toml};
@@ -47,6 +49,9 @@ pub struct Config {
     /// Postgres.
     #[serde(default)]
     pub database: DatabaseConfig,
+    /// The audit.
+    #[serde(default)]
+    pub audit: AuditConfig,
     /// The key-encryption keys.
     #[serde(default)]
     pub keys: KeysConfig,
@@ -192,7 +197,7 @@ pub enum KeyAlgorithm {
 pub struct DatabaseConfig {
     /// A `postgres://` URL. `DATABASE_URL` overrides it.
     pub url: String,
-    /// The most connections that are open at once.
+    /// The most connections that are open at once, besides two for each processor that are for releases alone.
     pub max_connections: u32,
 }
 
@@ -208,6 +213,35 @@ impl std::fmt::Debug for DatabaseConfig {
             .field("max_connections", &self.max_connections)
             .finish_non_exhaustive()
     }
+}
+
+/// The audit.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditConfig {
+    /// Whether the event of a release must be on Postgres's disk before the credential leaves.
+    pub commit: CommitConfig,
+    /// For how many days events are kept at least; left out: for ever.
+    pub retention_days: Option<NonZeroU16>,
+}
+
+impl AuditConfig {
+    /// How long events are kept at least.
+    pub fn retention(&self) -> Option<Duration> {
+        self.retention_days.map(|days| Duration::from_secs(u64::from(days.get()) * 86_400))
+    }
+}
+
+/// When an audit event counts as committed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CommitConfig {
+    /// When it is on the disk.
+    #[default]
+    Durable,
+    /// When it is in Postgres's memory: a crash of Postgres itself may lose the events of the last moments, of releases that
+    /// were made.
+    Async,
 }
 
 /// The key-encryption keys: 32 random bytes in base64 each.

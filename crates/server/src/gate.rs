@@ -80,7 +80,7 @@ where
                 tracing::info!(
                     workload,
                     method = shown_path(request.uri().path()),
-                    code = ?code(reason),
+                    code = code_name(code(reason)),
                     reason = reason.as_str(),
                     "call refused at the gate"
                 );
@@ -216,6 +216,29 @@ fn shown_path(path: &str) -> String {
     path.chars().take(120).flat_map(char::escape_default).collect()
 }
 
+/// The name of a code, as it is in logs.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "Ok",
+        Code::Cancelled => "Cancelled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
+    }
+}
+
 fn log(method: &Method, call: &Call, code: Code, took: Duration) {
     let facts = call.facts();
     let reason = facts.reason.get().map(|reason| reason.as_str());
@@ -228,7 +251,7 @@ fn log(method: &Method, call: &Call, code: Code, took: Duration) {
         provider_id = facts.provider_id.get(),
         connection_id = facts.connection_id.get(),
         grant_id = facts.grant_id.get(),
-        code = ?code,
+        code = code_name(code),
         reason,
         latency_ms = (took.as_secs_f64() * 1e6).round() / 1e3,
         "call"

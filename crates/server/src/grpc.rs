@@ -9,7 +9,7 @@ mod providers;
 
 use std::sync::Arc;
 
-use keyholder_broker::{Broker, Idempotency};
+use keyholder_broker::{Broker, Idempotency, ReleaseLane};
 use keyholder_catalog::Provider;
 use keyholder_domain::{OrganizationId, Principal, ProviderId};
 use tonic::{Request, Status};
@@ -22,15 +22,21 @@ use crate::metrics::Metrics;
 #[derive(Debug, Clone)]
 pub struct Services {
     broker: Broker,
+    lane: ReleaseLane,
     metrics: Arc<Metrics>,
     /// Turns true when the server drains, so that streams end.
     draining: tokio::sync::watch::Receiver<bool>,
 }
 
 impl Services {
-    /// The services of a broker.
-    pub fn new(broker: Broker, metrics: Arc<Metrics>, draining: tokio::sync::watch::Receiver<bool>) -> Self {
-        Self { broker, metrics, draining }
+    /// The services of a broker, for the runtime of a lane.
+    pub fn new(
+        broker: Broker,
+        lane: ReleaseLane,
+        metrics: Arc<Metrics>,
+        draining: tokio::sync::watch::Receiver<bool>,
+    ) -> Self {
+        Self { broker, lane, metrics, draining }
     }
 }
 

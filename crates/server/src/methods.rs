@@ -1,5 +1,7 @@
 //! The method table: every RPC, who may call it, and how long it may take. What is not in it is refused.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use keyholder_identity::Role;
@@ -79,6 +81,8 @@ const fn method(path: &'static str, roles: &'static [Role], deadline: Option<Dur
 impl Method {
     /// The row of a path.
     pub fn find(path: &str) -> Option<&'static Self> {
-        METHODS.iter().find(|method| method.path == path)
+        static BY_PATH: LazyLock<HashMap<&str, &Method>> =
+            LazyLock::new(|| METHODS.iter().map(|method| (method.path, method)).collect());
+        BY_PATH.get(path).copied()
     }
 }

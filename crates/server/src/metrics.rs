@@ -64,6 +64,7 @@ pub struct Metrics {
     certificates: Family<CertificateLabels, Gauge>,
     pool_open: Gauge,
     pool_idle: Gauge,
+    release_statements: Gauge,
     cache_hits: Gauge,
     cache_misses: Gauge,
     egress_failures: Family<ReasonLabels, Gauge>,
@@ -83,6 +84,8 @@ pub struct Metrics {
 pub struct Readings {
     /// How many database connections are open, and how many of them are idle.
     pub pool: (u32, usize),
+    /// How many statements recorded releases.
+    pub release_statements: u64,
     /// How many lookups the cache answered, and how many it could not.
     pub cache: (u64, u64),
     /// Calls to providers that did not come to an answer, by reason.
@@ -116,6 +119,7 @@ impl Metrics {
             certificates: Family::default(),
             pool_open: Gauge::default(),
             pool_idle: Gauge::default(),
+            release_statements: Gauge::default(),
             cache_hits: Gauge::default(),
             cache_misses: Gauge::default(),
             egress_failures: Family::default(),
@@ -150,6 +154,11 @@ impl Metrics {
             "egress_failures",
             "URLs refused, and calls to providers that did not come to an answer, by reason",
             self.egress_failures.clone(),
+        );
+        registry.register(
+            "release_statements",
+            "Statements that recorded releases: releases divided by it is how many share one",
+            self.release_statements.clone(),
         );
         registry.register("lookup_cache_hits", "Lookups that the cache answered", self.cache_hits.clone());
         registry.register(
@@ -241,6 +250,7 @@ impl Metrics {
         }
         self.pool_open.set(readings.pool.0.into());
         self.pool_idle.set(gauge(readings.pool.1 as u64));
+        self.release_statements.set(gauge(readings.release_statements));
         self.cache_hits.set(gauge(readings.cache.0));
         self.cache_misses.set(gauge(readings.cache.1));
         for ((provider, outcome), number) in &readings.refreshes {

@@ -135,7 +135,7 @@ pub const fn code(reason: Reason) -> Code {
         | Reason::ProviderRefused
         | Reason::OAuthClientRefused
         | Reason::OAuthClientMissing => Code::FailedPrecondition,
-        Reason::RateLimited => Code::ResourceExhausted,
+        Reason::RateLimited | Reason::Overloaded => Code::ResourceExhausted,
         Reason::CredentialUnreadable => Code::DataLoss,
         Reason::Contended => Code::Aborted,
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
@@ -153,6 +153,7 @@ const fn retry_after(reason: Reason) -> Option<Duration> {
     match reason {
         Reason::Contended => Some(Duration::from_millis(50)),
         Reason::RateLimited => Some(Duration::from_secs(15)),
+        Reason::Overloaded => Some(Duration::from_millis(500)),
         Reason::ProviderUnavailable => Some(Duration::from_secs(5)),
         Reason::RefreshingFrozen => Some(Duration::from_secs(60)),
         Reason::AuthorizationNotReady => Some(Duration::from_secs(1)),
@@ -205,6 +206,7 @@ pub fn reason_of(error: &BrokerError) -> Reason {
 
 fn reason_of_store(error: &StoreError) -> Reason {
     match error {
+        StoreError::Busy => Reason::Overloaded,
         StoreError::Unavailable(_)
         | StoreError::TimedOut
         | StoreError::WriteRefused(_)

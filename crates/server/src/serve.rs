@@ -11,7 +11,7 @@ use keyholder_catalog::{Catalog, LoadError};
 use keyholder_domain::{Clock, SystemClock};
 use keyholder_egress::{Egress, Refusal, Target};
 use keyholder_identity::server_config;
-use keyholder_store::{Store, StoreSettings};
+use keyholder_store::{Commit, Store, StoreSettings};
 use keyholder_upstream::Upstream;
 use keyholder_vault::KeyRing;
 use tokio::net::TcpListener;
@@ -21,7 +21,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::admin::{Admin, router};
 use crate::call::chain;
-use crate::config::{Config, ConfigError};
+use crate::config::{CommitConfig, Config, ConfigError};
 use crate::metrics::Metrics;
 use workloads::Workloads;
 
@@ -88,6 +88,12 @@ pub enum ServeError {
     /// The gRPC server.
     #[error("the gRPC server failed")]
     Grpc(#[from] tonic::transport::Error),
+    /// A thread cannot be started.
+    #[error("the threads of the gRPC server cannot be started")]
+    Runtime(#[source] std::io::Error),
+    /// Ours: a thread ended before its time.
+    #[error("a thread of the gRPC server panicked")]
+    Thread,
     /// The descriptor set.
     #[error("the reflection service cannot be built")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -182,6 +188,7 @@ impl Listening {
         let (drain, draining) = watch::channel(false);
         let (health, health_service) = tonic_health::server::health_reporter();
         set_health(&health, false).await;
+        let retention = self.config.audit.retention();
         let grpc = match self.grpc {
             None => None,
             Some(listener) => {
@@ -192,7 +199,7 @@ impl Listening {
                     metrics: Arc::clone(&self.metrics),
                     clock: self.clock,
                 };
-                Some(parts.serve(health_service, draining.clone())?)
+                Some(parts.serve(health_service, draining.clone()))
             }
         };
         let mut ended = draining.clone();
@@ -219,7 +226,7 @@ impl Listening {
             }),
             tokio::spawn(serve_when_migrated(self.broker.clone(), health.clone(), draining.clone())),
             tokio::spawn(async move { listener.listen_for_changes().await }),
-            tokio::spawn(tend_when_migrated(tender, draining.clone())),
+            tokio::spawn(tend_when_migrated(tender, retention, draining.clone())),
             tokio::spawn(async move {
                 if let Some(web) = web {
                     crate::web::serve(web, owners).await;
@@ -280,13 +287,17 @@ async fn refresh_when_migrated(broker: Broker, refreshes: bool, mut draining: wa
     Box::pin(broker.tend_refreshes(draining)).await;
 }
 
-/// Sees to flows and revocations once the schema is ours. Begins nothing new once the server drains.
-async fn tend_when_migrated(broker: Broker, mut draining: watch::Receiver<bool>) {
+/// Sees to flows, revocations and the audit once the schema is ours. Begins nothing new once the server drains.
+async fn tend_when_migrated(
+    broker: Broker,
+    retention: Option<Duration>,
+    mut draining: watch::Receiver<bool>,
+) {
     let tending = async {
         while !matches!(broker.store().schema_state().await, Ok(SchemaState::Current)) {
             tokio::time::sleep(SCHEMA_POLL).await;
         }
-        broker.tend_authorizations().await;
+        tokio::join!(broker.tend_authorizations(), broker.tend_audit(retention), broker.tend_uses());
     };
     tokio::select! {
         () = tending => {}
@@ -297,7 +308,7 @@ async fn tend_when_migrated(broker: Broker, mut draining: watch::Receiver<bool>)
 /// Runs the gRPC server until it ends by itself or has drained for long enough. Without the limit, a connection
 /// that never says anything would keep it for ever.
 async fn until_drained(
-    grpc: impl Future<Output = Result<(), tonic::transport::Error>>,
+    grpc: impl Future<Output = Result<(), ServeError>>,
     refreshing: impl Future<Output = Result<(), tokio::task::JoinError>>,
     mut draining: watch::Receiver<bool>,
     health: &HealthReporter,
@@ -312,10 +323,10 @@ async fn until_drained(
         grpc.await?;
         // A panic has said so in the log.
         refreshing.await.ok();
-        Ok::<(), tonic::transport::Error>(())
+        Ok(())
     };
     tokio::select! {
-        result = all => Ok(result?),
+        result = all => result,
         () = too_long => {
             tracing::warn!("calls were still in flight when the time to drain was over");
             Ok(())
@@ -401,6 +412,10 @@ pub async fn stop_signal() {
 pub async fn connect(config: &Config) -> Result<Store, ServeError> {
     let settings = StoreSettings {
         max_connections: config.database.max_connections,
+        release_commit: match config.audit.commit {
+            CommitConfig::Durable => Commit::Durable,
+            CommitConfig::Async => Commit::Async,
+        },
         ..StoreSettings::new(config.database_url()?)
     };
     Ok(Store::connect(&settings).await?)

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use keyholder_domain::{
     AuditEvent, AuditEventId, AuditKind, ConnectionId, Generation, GrantId, Invalid, OrganizationId,
     Principal, ProviderId, Text, Timestamp, WorkloadId,
@@ -110,6 +112,9 @@ impl Store {
                        AND (cardinality($6::text[]) = 0 OR kind = ANY($6))
                        AND ($7::timestamptz IS NULL OR create_time >= $7)
                        AND ($8::timestamptz IS NULL OR create_time < $8)
+                       -- Whole weeks are passed over by the time in the id, which is a replica's.
+                       AND audit_event_id >= coalesce(audit_bound($7 - interval '1 day'), audit_bound('epoch'))
+                       AND audit_event_id < coalesce(audit_bound($8 + interval '1 day'), audit_bound('9999-01-01'))
                        AND ($9::uuid IS NULL OR audit_event_id < $9)
                      ORDER BY audit_event_id DESC
                      LIMIT $10",
@@ -128,6 +133,56 @@ impl Store {
             .await
         })?;
         rows.into_iter().map(AuditEvent::try_from).collect()
+    }
+}
+
+/// How many weeks of the audit are made ahead.
+const WEEKS_AHEAD: i32 = 4;
+
+/// How long the work on the tables of the audit waits for those who use them, and so holds up those who come after: as
+/// long as nobody notices. It is tried again.
+const AUDIT_LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'";
+
+impl Store {
+    /// Makes the tables of the coming weeks of the audit, drops those that hold only what is older than `retention`, and
+    /// returns how many it made and the names of those that it dropped. Does nothing while another replica does it.
+    pub async fn tend_audit(&self, retention: Option<Duration>) -> Result<(i64, Vec<String>), StoreError> {
+        let mut transaction = self.changes.begin().await?;
+        sqlx::query(AUDIT_LOCK_TIMEOUT).execute(&mut *transaction).await?;
+        let alone = sqlx::query_scalar!(
+            r#"SELECT pg_try_advisory_xact_lock(hashtextextended('keyholder/audit', 0)) AS "alone!""#
+        );
+        if !alone.fetch_one(&mut *transaction).await? {
+            return Ok((0, Vec::new()));
+        }
+        let made = sqlx::query_scalar!(
+            r#"SELECT count(*) FILTER (WHERE make_audit_week(
+                          date_trunc('week', statement_timestamp() AT TIME ZONE 'UTC')::date + 7 * week
+                      )) AS "made!"
+               FROM generate_series(0, $1::int) AS week"#,
+            WEEKS_AHEAD,
+        );
+        let made = made.fetch_one(&mut *transaction).await?;
+        let mut dropped = Vec::new();
+        if let Some(retention) = retention {
+            let old = sqlx::query_scalar!(
+                r#"SELECT c.relname AS "name!"
+                   FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                   WHERE i.inhparent = 'audit_events'::regclass AND c.relname ~ '^audit_events_until_\d{8}$'
+                     AND to_date(right(c.relname, 8), 'YYYYMMDD')::timestamp AT TIME ZONE 'UTC'
+                         <= statement_timestamp() - make_interval(secs => $1)
+                   ORDER BY c.relname"#,
+                retention.as_secs_f64(),
+            );
+            dropped = old.fetch_all(&mut *transaction).await?;
+            for name in &dropped {
+                // Letters, digits and underscores, as the query asks.
+                let drop = sqlx::AssertSqlSafe(format!("DROP TABLE {name}"));
+                sqlx::query(drop).execute(&mut *transaction).await?;
+            }
+        }
+        transaction.commit().await?;
+        Ok((made, dropped))
     }
 }
 

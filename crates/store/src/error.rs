@@ -1,20 +1,25 @@
+use std::sync::Arc;
+
 use keyholder_domain::Invalid;
 
 /// What can go wrong with the database.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The operator's: the URL is no Postgres URL.
     #[error("the database URL is not a valid postgres:// URL")]
     Url,
     /// Nobody's, and passing: Postgres does not answer, or not in time.
     #[error("the database cannot be reached, or does not answer in time")]
-    Unavailable(#[source] sqlx::Error),
+    Unavailable(#[source] Arc<sqlx::Error>),
     /// Nobody's, and passing: Postgres does not answer in time.
     #[error("the database does not answer in time")]
     TimedOut,
+    /// Nobody's, and passing: more wait for Postgres than it can serve in time.
+    #[error("too many wait for the database")]
+    Busy,
     /// The database's: it answered, and refused a write that should have gone through.
     #[error("the database refused to write")]
-    WriteRefused(#[source] sqlx::Error),
+    WriteRefused(#[source] Arc<sqlx::Error>),
     /// Ours: a row contradicts the types.
     #[error("table {table}, column {column}: {rule} (row {row})")]
     Corrupt {
@@ -46,10 +51,10 @@ pub enum StoreError {
     SchemaForked(i64),
     /// The operator's: a migration failed and was rolled back.
     #[error("a migration failed")]
-    Migration(#[source] Box<sqlx::migrate::MigrateError>),
+    Migration(#[source] Arc<sqlx::migrate::MigrateError>),
     /// Ours: the query and the schema do not fit together.
     #[error("a query failed")]
-    Query(#[source] sqlx::Error),
+    Query(#[source] Arc<sqlx::Error>),
 }
 
 impl StoreError {
@@ -65,6 +70,13 @@ impl StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
+        Arc::new(error).into()
+    }
+}
+
+/// An error that all those share who waited for the same statement.
+impl From<Arc<sqlx::Error>> for StoreError {
+    fn from(error: Arc<sqlx::Error>) -> Self {
         if is_unavailable(&error) {
             Self::Unavailable(error)
         } else if is_write_refused(&error) {
@@ -110,4 +122,11 @@ fn is_write_refused(error: &sqlx::Error) -> bool {
     // Class 53 insufficient resources (disk full among them), 58 system error, XX internal error.
     let refused = |code: &str| ["53", "58", "XX"].iter().any(|class| code.starts_with(class));
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| refused(&code))
+}
+
+/// Whether a statement failed for what one of its rows holds, so that the others may fare better without it.
+pub(crate) fn is_of_the_data(error: &sqlx::Error) -> bool {
+    // Class 22 data exception, 23 integrity constraint violation.
+    let of_data = |code: &str| ["22", "23"].iter().any(|class| code.starts_with(class));
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| of_data(&code))
 }

@@ -42,10 +42,8 @@ macro_rules! grants {
             GrantRow,
             r#"SELECT g.organization_id, g.grant_id, g.grantee, g.connection_id, g.selector_owner, g.provider_id,
                       g.scopes, g.workloads, g.expire_time, g.reason, g.created_by, g.revoke_time,
-                      (SELECT e.create_time FROM audit_events e
-                       WHERE e.organization_id = g.organization_id AND e.grant_id = g.grant_id
-                         AND e.kind = 'CREDENTIAL_RELEASED'
-                       ORDER BY e.audit_event_id DESC LIMIT 1) AS last_used_time,
+                      (SELECT u.last_used_time FROM grant_uses u
+                       WHERE u.organization_id = g.organization_id AND u.grant_id = g.grant_id) AS last_used_time,
                       g.generation, g.create_time
                FROM grants g "#
                 + $after
@@ -55,6 +53,26 @@ macro_rules! grants {
 }
 
 impl Store {
+    /// Notes that credentials were released through these grants just now.
+    pub async fn note_grant_uses(&self, uses: &[(OrganizationId, GrantId)]) -> Result<(), StoreError> {
+        let (organizations, grants): (Vec<&str>, Vec<_>) =
+            uses.iter().map(|(organization, grant)| (organization.as_str(), grant.as_uuid())).unzip();
+        run!(self, connection => {
+            sqlx::query!(
+                "INSERT INTO grant_uses (organization_id, grant_id, last_used_time)
+                 SELECT DISTINCT r.organization_id, r.grant_id, statement_timestamp()
+                 FROM UNNEST($1::text[], $2::uuid[]) AS r (organization_id, grant_id)
+                 ORDER BY 1, 2
+                 ON CONFLICT (organization_id, grant_id) DO UPDATE SET last_used_time = excluded.last_used_time",
+                &organizations as &[&str],
+                &grants,
+            )
+            .execute(connection)
+            .await
+        })?;
+        Ok(())
+    }
+
     /// Reads a grant, revoked and expired ones too.
     pub async fn grant(
         &self,

@@ -64,6 +64,8 @@ mod revocations;
 mod row;
 mod schema;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -82,7 +84,7 @@ pub use late_answers::LateAnswer;
 pub use oauth_clients::StoredOAuthClient;
 pub use provider_clients::{ClientStatus, Quarantine, RefusedGrants};
 pub use refreshes::{Attempt, ClientKey, KeptAnswer, Only, Postponed, RefreshRow, Schedule};
-pub use release::{Candidate, Found, Release, Target};
+pub use release::{Candidate, Found, Release, ReleaseLane, Target};
 pub use revocation_runs::{RevocationCounts, RevocationRun};
 pub use revocations::{NewRevocation, RevocationOutcome, StoredRevocation};
 pub use schema::SchemaState;
@@ -92,16 +94,33 @@ pub use schema::SchemaState;
 pub struct StoreSettings {
     /// A `postgres://` URL. May hold a password, so it is never printed.
     pub url: String,
-    /// The most connections that are open at once.
+    /// The most connections that are open at once, besides those of each [`ReleaseLane`].
     pub max_connections: u32,
     /// How long a call waits for a free connection, and for a new one to open.
     pub acquire_timeout: Duration,
+    /// When a release counts as recorded.
+    pub release_commit: Commit,
+}
+
+/// When a transaction counts as committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Commit {
+    /// When it is on the disk, and outlives a crash of Postgres.
+    #[default]
+    Durable,
+    /// When it is in Postgres's memory: a crash of Postgres may lose those of the last second or so.
+    Async,
 }
 
 impl StoreSettings {
-    /// The settings that fit most: 16 connections, 3 seconds.
+    /// The settings that fit most: 16 connections, 3 seconds, durable.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), max_connections: 16, acquire_timeout: Duration::from_secs(3) }
+        Self {
+            url: url.into(),
+            max_connections: 16,
+            acquire_timeout: Duration::from_secs(3),
+            release_commit: Commit::Durable,
+        }
     }
 }
 
@@ -127,11 +146,35 @@ const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// The database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    /// For what only reads, and for releases.
+    /// For what only reads, and for denials.
     pool: PgPool,
-    /// For changes, which may wait for each other: however many wait, a release finds a connection.
+    /// For changes, which may wait for each other: however many wait, a resolve finds a connection.
     changes: PgPool,
+    /// How the connections of a [`ReleaseLane`] are opened.
+    releases: ForReleases,
+    batches: Arc<AtomicU64>,
+    acquire_timeout: Duration,
 }
+
+/// Options that may hold a password, so they are never printed.
+#[derive(Clone)]
+struct ForReleases(PgConnectOptions);
+
+impl std::fmt::Debug for ForReleases {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ForReleases")
+    }
+}
+
+/// A release is planned once, and looks rows up by their keys: a plan for tables that were small when it was made must not
+/// read them whole when they have grown.
+const RELEASE_PLANS: [(&str, &str); 5] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
+];
 
 impl Store {
     /// Connects, and fails if Postgres cannot be reached.
@@ -151,13 +194,20 @@ impl Store {
             .clone()
             .options([("lock_timeout", LOCK_TIMEOUT), ("idle_in_transaction_session_timeout", IDLE_TIMEOUT)]);
         let changes = pool(for_changes).test_before_acquire(true).connect_lazy_with(waiting);
+        let synchronous_commit = match settings.release_commit {
+            Commit::Durable => "on",
+            Commit::Async => "off",
+        };
+        let for_releases = options.clone().options([("synchronous_commit", synchronous_commit)]);
+        let releases = ForReleases(for_releases.options(RELEASE_PLANS));
         let pool = pool(settings.max_connections - for_changes.max(1)).connect_with(options).await?;
-        Ok(Self { pool, changes })
+        let batches = Arc::default();
+        Ok(Self { pool, changes, releases, batches, acquire_timeout: settings.acquire_timeout })
     }
 
     /// Answers if Postgres does.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.live_connection().await.map(drop)
+        Ok(self.live_connection().await.map(drop)?)
     }
 
     /// Closes every connection, waiting for those in use.
@@ -170,18 +220,21 @@ impl Store {
         (self.pool.size() + self.changes.size(), self.pool.num_idle() + self.changes.num_idle())
     }
 
-    /// A connection that answered just now. After Postgres has restarted, the pool is full of dead ones.
-    async fn live_connection(&self) -> Result<PoolConnection<Postgres>, StoreError> {
-        for _ in 0..=self.pool.size() {
-            let mut connection = self.pool.acquire().await?;
-            if tokio::time::timeout(PING_TIMEOUT, connection.ping()).await.is_ok_and(|answer| answer.is_ok())
-            {
-                return Ok(connection);
-            }
-            discard(connection).await;
-        }
-        Ok(self.pool.acquire().await?)
+    async fn live_connection(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        live_connection(&self.pool).await
     }
+}
+
+/// A connection that answered just now. After Postgres has restarted, a pool is full of dead ones.
+async fn live_connection(pool: &PgPool) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+    for _ in 0..=pool.size() {
+        let mut connection = pool.acquire().await?;
+        if tokio::time::timeout(PING_TIMEOUT, connection.ping()).await.is_ok_and(|answer| answer.is_ok()) {
+            return Ok(connection);
+        }
+        discard(connection).await;
+    }
+    pool.acquire().await
 }
 
 /// How long a step of a change may take: longer than it may wait for another change.

@@ -1,19 +1,22 @@
 //! The two statements of a resolve: find what is meant and what the decision needs, and release.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+mod lane;
 
-use keyholder_domain::access::Right;
+use std::collections::BTreeMap;
+
 use keyholder_domain::{
-    AuditEventId, ConnectionId, Generation, Grant, OrganizationId, Principal, ProviderId, Text, Timestamp,
-    WorkloadId,
+    AuditEventId, ConnectionId, Generation, Grant, GrantId, OrganizationId, Principal, ProviderId, Text,
+    Timestamp, WorkloadId,
 };
 use sqlx::PgConnection;
 use sqlx::types::Json;
+use uuid::Uuid;
 
 use crate::data_keys::StoredDataKey;
 use crate::row::{ConnectionRow, GrantRow};
-use crate::{Store, StoreError, StoredConnection, discard, in_time};
+use crate::{Store, StoreError, StoredConnection};
+
+pub use lane::ReleaseLane;
 
 /// What a resolve means.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -36,6 +39,8 @@ pub enum Target {
 pub struct Candidate {
     /// The connection.
     pub stored: StoredConnection,
+    /// A random value that changes with the connection and with whatever grant is about it.
+    pub version: Uuid,
     /// The key that sealed its credential.
     pub data_key: Option<StoredDataKey>,
     /// The actor's grants that are about it, dead ones too.
@@ -52,33 +57,37 @@ pub struct Found {
     pub provider_generation: Option<i64>,
 }
 
-/// A release: the audit event, and the generations that were decided on.
-#[derive(Debug)]
-pub struct Release<'a> {
+/// A release: the audit event, and what must still stand.
+#[derive(Debug, Clone)]
+pub struct Release {
     /// The id of the audit event.
     pub audit_event_id: AuditEventId,
     /// The tenant.
-    pub organization_id: &'a OrganizationId,
+    pub organization_id: OrganizationId,
     /// The connection, at the generation that was decided on.
     pub connection: (ConnectionId, Generation),
-    /// When that generation came about: after a restore, the same number may stand for something else.
-    pub update_time: Timestamp,
-    /// By what right, at the generation that was decided on.
-    pub right: &'a Right,
+    /// The version that was decided on, of the connection and the grants that are about it.
+    pub version: Uuid,
+    /// The grant by which it is released; none: the actor owns the connection.
+    pub grant_id: Option<GrantId>,
+    /// The provider.
+    pub provider_id: ProviderId,
     /// For a provider target, the generation of the set that was decided on.
     pub provider_generation: Option<i64>,
+    /// Before which moment it must be, by the database's clock: the end of the grant, or the moment from which on the token
+    /// is no longer good for as long as it must be.
+    pub before: Option<Timestamp>,
     /// The process that calls.
-    pub workload: &'a WorkloadId,
+    pub workload: WorkloadId,
     /// As whom.
-    pub actor: &'a Principal,
+    pub actor: Principal,
     /// What for.
-    pub purpose: &'a str,
-    /// How long the credential must be good for, at least, by the database's clock.
-    pub min_ttl: Duration,
+    pub purpose: Text,
 }
 
 struct FoundRow {
     connection: ConnectionRow,
+    version: Uuid,
     data_key: Option<(String, String)>,
     grants: Json<Vec<GrantRow>>,
     provider_generation: Option<i64>,
@@ -98,6 +107,8 @@ macro_rules! find {
                       c.token_idle_expire_time, c.token_absolute_expire_time,
                       c.sealed_renewal IS NOT NULL AS "token_renewable!",
                       c.change, c.generation, c.create_time, c.update_time,
+                      (SELECT v.version FROM connection_versions v WHERE v.connection_id = c.connection_id)
+                          AS "version!",
                       k.data_key_id AS "data_key_id?", k.wrapped AS "wrapped?",
                       coalesce((
                           SELECT jsonb_agg(to_jsonb(g)) FROM grants g
@@ -148,6 +159,7 @@ macro_rules! find {
                 create_time: row.create_time,
                 update_time: row.update_time,
             },
+            version: row.version,
             data_key: row.data_key_id.zip(row.wrapped),
             grants: row.grants,
             provider_generation: row.provider_generation,
@@ -211,6 +223,7 @@ impl TryFrom<FoundRow> for Candidate {
     fn try_from(row: FoundRow) -> Result<Self, StoreError> {
         Ok(Self {
             stored: row.connection.try_into()?,
+            version: row.version,
             data_key: row.data_key.map(|(data_key_id, wrapped)| StoredDataKey { data_key_id, wrapped }),
             grants: row.grants.0.into_iter().map(Grant::try_from).collect::<Result<_, _>>()?,
         })
@@ -292,68 +305,4 @@ impl Store {
             .await
         })
     }
-
-    /// Releases: records the release if, and only if, everything that was decided on still stands. One
-    /// statement. `false`: something changed; nothing was recorded and nothing may leave.
-    ///
-    /// The statement sees every revocation that was committed before it began, on whatever replica.
-    pub async fn release(&self, release: &Release<'_>) -> Result<bool, StoreError> {
-        let mut connection = self.pool.acquire().await?;
-        match in_time(insert_release(&mut connection, release)).await {
-            Err(error) if crate::error::is_connection_lost(&error) => {
-                discard(connection).await;
-                let mut connection = self.live_connection().await?;
-                // The first attempt may have gone through, its answer lost: then the event is there, and with it
-                // the proof that everything stood.
-                match in_time(insert_release(&mut connection, release)).await {
-                    Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(true),
-                    other => Ok(other?),
-                }
-            }
-            other => Ok(other?),
-        }
-    }
-}
-
-async fn insert_release(connection: &mut PgConnection, release: &Release<'_>) -> Result<bool, sqlx::Error> {
-    let (grant_id, grant_generation) = match release.right {
-        Right::Ownership => (None, None),
-        Right::Grant(id, generation) => (Some(id.as_uuid()), Some(generation.get())),
-    };
-    let (connection_id, generation) = release.connection;
-    let result = sqlx::query!(
-        "INSERT INTO audit_events (organization_id, audit_event_id, kind, workload, actor, connection_id,
-             generation, grant_id, provider_id, purpose)
-         SELECT c.organization_id, $2, 'CREDENTIAL_RELEASED', $8, $9, c.connection_id, c.generation, g.grant_id,
-                c.provider_id, $10
-         FROM connections c
-         LEFT JOIN grants g ON g.organization_id = c.organization_id AND g.grant_id = $5::uuid
-         LEFT JOIN provider_generations p
-             ON p.organization_id = c.organization_id AND p.provider_id = c.provider_id
-         WHERE c.organization_id = $1 AND c.connection_id = $3 AND c.generation = $4 AND c.update_time = $11
-           AND c.state = 'ACTIVE'
-           AND (c.token_expire_time IS NULL
-                OR c.token_expire_time > statement_timestamp() + make_interval(secs => $12))
-           AND CASE WHEN $5::uuid IS NULL THEN c.owner = $9
-                    ELSE g.generation = $6 AND g.grantee = $9 AND g.revoke_time IS NULL
-                         AND (g.expire_time IS NULL OR g.expire_time > statement_timestamp())
-                         AND (g.connection_id = c.connection_id
-                              OR (g.selector_owner = c.owner AND g.provider_id = c.provider_id)) END
-           AND ($7::bigint IS NULL OR p.generation = $7)",
-        release.organization_id.as_str(),
-        release.audit_event_id.as_uuid(),
-        connection_id.as_uuid(),
-        generation.get(),
-        grant_id,
-        grant_generation,
-        release.provider_generation,
-        release.workload.to_string(),
-        release.actor.as_str(),
-        release.purpose,
-        release.update_time,
-        release.min_ttl.as_secs_f64(),
-    )
-    .execute(connection)
-    .await?;
-    Ok(result.rows_affected() == 1)
 }

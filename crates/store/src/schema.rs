@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use sqlx::Connection as _;
 use sqlx::migrate::{MigrateError, Migrator};
 
@@ -32,7 +34,7 @@ impl Store {
             Err(MigrateError::VersionMissing(_)) => Err(StoreError::SchemaNewer),
             Err(MigrateError::VersionMismatch(version)) => Err(StoreError::SchemaForked(version)),
             Err(MigrateError::Execute(error)) => Err(error.into()),
-            Err(error) => Err(StoreError::Migration(Box::new(error))),
+            Err(error) => Err(StoreError::Migration(Arc::new(error))),
         }
     }
 

@@ -1,6 +1,9 @@
 //! The store on a real Postgres.
 
 #[cfg(test)]
+#[path = "store/audit.rs"]
+mod audit;
+#[cfg(test)]
 #[path = "store/fixtures.rs"]
 mod fixtures;
 #[cfg(test)]

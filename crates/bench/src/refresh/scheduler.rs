@@ -11,9 +11,6 @@ use crate::report::{Report, say};
 use crate::rig::{Rig, Server};
 use crate::statements::{self, Statements};
 
-/// So many rows are made at once.
-const BATCH: u64 = 100_000;
-
 /// So many connections are real; a few of them are due, again and again.
 const REAL: u64 = 400;
 
@@ -25,7 +22,8 @@ pub(super) async fn measure(rig: &Rig, server: &Server, plan: &Plan, report: &mu
     let mut seeded = REAL;
     for &(name, size) in plan.sizes {
         say(&format!("refresh: {size} connections"));
-        seed(rig, seeded, size)?;
+        rig.seed(seeded, size)?;
+        std::thread::sleep(AHEAD);
         seeded = size;
         for _ in 0..plan.rounds {
             watch(rig, server, plan, name, report).await?;
@@ -96,44 +94,4 @@ fn scrape(admin: SocketAddr) -> Outcome<()> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err("no metrics".into()) }
-}
-
-/// Adds connections that are like a real one, with a sealed credential of the same length that nobody can open, due a
-/// month or two from now. The rows go in as quickly as may be: no checks, no waiting for the disk.
-fn seed(rig: &Rig, from: u64, to: u64) -> Outcome<()> {
-    for first in (from..to).step_by(usize::try_from(BATCH)?) {
-        let last = (first + BATCH).min(to) - 1;
-        rig.sql(&format!(
-            "SET session_replication_role = replica; SET synchronous_commit = off;
-             INSERT INTO organizations (organization_id, change)
-             SELECT 'seeded-' || number, 1000000000 FROM generate_series(0, 99) number ON CONFLICT DO NOTHING;
-             WITH made AS (
-                 INSERT INTO connections (organization_id, connection_id, owner, provider_id, auth_method, display_name,
-                     account_id, account_name, account_email, scopes, state, state_reason, sealed_credential,
-                     sealed_generation, credential_fingerprint, credential_fields, config, labels, change, generation,
-                     create_time, update_time, token_client_id, token_scopes_asked, token_expire_time,
-                     token_renewal_missing, sealed_renewal)
-                 SELECT 'seeded-' || number % 100,
-                     ('01900000-0000-7000-8000-' || lpad(to_hex(number), 12, '0'))::uuid, 'user:' || number,
-                     c.provider_id, c.auth_method, c.display_name, 'account-' || number, c.account_name,
-                     c.account_email, c.scopes, c.state, c.state_reason, c.sealed_credential, c.sealed_generation,
-                     c.credential_fingerprint, c.credential_fields, c.config, c.labels, number + 1, c.generation,
-                     c.create_time, c.update_time, c.token_client_id, c.token_scopes_asked,
-                     now() + interval '90 days', c.token_renewal_missing, c.sealed_renewal
-                 FROM generate_series({first}, {last}) number,
-                     (SELECT * FROM connections WHERE organization_id = 'few-0' LIMIT 1) c
-                 RETURNING organization_id, connection_id, token_expire_time
-             )
-             INSERT INTO refreshes (organization_id, connection_id, client_organization_id, provider_id, client_id,
-                 due_time, earliest_time, deadline, call_seconds, last_success_time)
-             SELECT made.organization_id, made.connection_id, r.client_organization_id, r.provider_id, r.client_id,
-                 now() + interval '30 days' * (1 + random()), now(), made.token_expire_time, r.call_seconds, now()
-             FROM made, (SELECT * FROM refreshes WHERE organization_id = 'few-0' LIMIT 1) r"
-        ))?;
-    }
-    // So that nobody does this while it is measured.
-    rig.sql("VACUUM (ANALYZE) connections; VACUUM (ANALYZE) refreshes")?;
-    rig.sql("CHECKPOINT")?;
-    std::thread::sleep(AHEAD);
-    Ok(())
 }

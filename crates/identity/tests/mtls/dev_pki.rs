@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use keyholder_domain::TrustDomain;
 use keyholder_identity::{
-    CaBundle, HandshakeLimits, Policy, ServerCertificate, TrustStore, incoming, server_config,
+    CaBundle, HandshakeLimits, Policy, ServerCertificate, TrustStore, accept, incoming, server_config,
 };
 use keyholder_testkit::pki::{DevPki, TRUST_DOMAIN, WORKLOADS};
 use rustls::crypto::ring;
@@ -27,7 +27,7 @@ async fn every_development_workload_gets_in_under_its_own_name() {
     let config = server_config(certificate, trust, &Policy::default(), fixed_clock()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let mut incoming = incoming(listener, config, HandshakeLimits::default());
+    let mut incoming = incoming(accept(listener, 1).remove(0), config, HandshakeLimits::default());
 
     for name in WORKLOADS {
         let mut roots = RootCertStore::empty();

@@ -9,7 +9,7 @@ use figment::Figment;
 use figment::providers::{Format as _, Toml};
 use keyholder_domain::{Clock, Timestamp, TrustDomain};
 use keyholder_identity::{
-    CaBundle, HandshakeLimits, Incoming, MtlsStream, Policy, ServerCertificate, TrustStore, incoming,
+    CaBundle, HandshakeLimits, Incoming, MtlsStream, Policy, ServerCertificate, TrustStore, accept, incoming,
     server_config,
 };
 use keyholder_testkit::pki::{Authority, Issued, LeafRequest};
@@ -136,7 +136,7 @@ impl Server {
         let logging = tracing::subscriber::set_default(subscriber);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let incoming = incoming(listener, config, setup.limits);
+        let incoming = incoming(accept(listener, 1).remove(0), config, setup.limits);
         Self { address, incoming, clock, own_root, log, read: 0, _logging: logging, _files: files }
     }
 

@@ -3789,7 +3789,7 @@ pub struct Grant {
     /// When it was revoked. Absent: it was not.
     #[prost(message, optional, tag = "11")]
     pub revoke_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// When a credential was last released through it. Absent: never.
+    /// When a credential was last released through it, to the minute; the audit has every release. Absent: never.
     #[prost(message, optional, tag = "12")]
     pub last_used_time: ::core::option::Option<::prost_types::Timestamp>,
     /// Where it stands.

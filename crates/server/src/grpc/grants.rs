@@ -184,19 +184,19 @@ impl GrantService for Services {
             if call.has_role() { read_resolve(&message) } else { Err(Problem::new(Reason::RoleMissing)) };
         let (organization_id, mut ask) = match read {
             Ok(read) => read,
-            Err(problem) => return Err(self.refuse_unread(&call, &message, problem).await),
+            // In boxes, here and below, so that a refusal does not make the future of all calls large.
+            Err(problem) => return Err(Box::pin(self.refuse_unread(&call, &message, problem)).await),
         };
         ask.wait = call.patience();
         self.note_ask(&call, &ask);
         let allowed = call.check_organization(&organization_id).and_then(|()| call.check_actor(&ask.actor));
         if let Err(problem) = allowed {
             let provider_id = provider_of(&ask);
-            return Err(call
-                .deny(&self.broker, &organization_id, Some(&ask.actor), provider_id, problem)
-                .await);
+            let denied = call.deny(&self.broker, &organization_id, Some(&ask.actor), provider_id, problem);
+            return Err(Box::pin(denied).await);
         }
         let released = as_caller!(call, organization_id, Some(&ask.actor), |caller| {
-            self.broker.resolve(&caller, &ask).await
+            self.broker.resolve(&self.lane, &caller, &ask).await
         });
         let released = released.map_err(|error| call.broke(error))?;
         note(&call.facts().connection_id, released.connection_id);

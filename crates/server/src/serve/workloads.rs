@@ -1,18 +1,23 @@
-//! The gRPC server.
+//! The gRPC server: one thread for each processor, each with a runtime, a share of the connections and a lane of releases of
+//! its own. What a call needs stays on one thread; a runtime of several threads would make a call about twice as dear.
 
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use keyholder_broker::Broker;
 use keyholder_domain::Clock;
-use keyholder_identity::{HandshakeLimits, incoming, server_config};
+use keyholder_identity::{Accepted, HandshakeLimits, accept, incoming, server_config};
 use keyholder_proto::v1::audit_service_server::AuditServiceServer;
 use keyholder_proto::v1::connection_service_server::ConnectionServiceServer;
 use keyholder_proto::v1::grant_service_server::GrantServiceServer;
 use keyholder_proto::v1::o_auth_client_service_server::OAuthClientServiceServer;
 use keyholder_proto::v1::provider_service_server::ProviderServiceServer;
+use rustls::ServerConfig;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -33,15 +38,12 @@ pub(super) struct Workloads {
 }
 
 impl Workloads {
-    /// The gRPC server, which ends when it has drained.
-    pub(super) fn serve<H>(
+    /// Serves until `draining`, and until the calls in flight are answered.
+    pub(super) async fn serve<H: Health>(
         self,
         health: HealthServer<H>,
         draining: watch::Receiver<bool>,
-    ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>>, ServeError>
-    where
-        H: Health,
-    {
+    ) -> Result<(), ServeError> {
         let certificate = self.config.server_certificate()?;
         let trust = self.config.trust_store()?;
         self.metrics
@@ -50,7 +52,62 @@ impl Workloads {
             self.metrics.certificate(&file.display().to_string(), not_after);
         }
         let tls = server_config(certificate, trust, &self.config.policy, Arc::clone(&self.clock))?;
-        let services = Services::new(self.broker, Arc::clone(&self.metrics), draining.clone());
+        let gate = GateLayer {
+            policy: Arc::new(self.config.policy),
+            clock: self.clock,
+            metrics: Arc::clone(&self.metrics),
+        };
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let mut serving = Vec::new();
+        for accepted in accept(self.listener, threads) {
+            let one = Thread {
+                accepted,
+                tls: Arc::clone(&tls),
+                limits: HandshakeLimits::default().divided_by(threads),
+                gate: gate.clone(),
+                broker: self.broker.clone(),
+                draining: draining.clone(),
+            };
+            serving.push(one.start(health.clone())?);
+        }
+        try_join_all(
+            serving.into_iter().map(|ended| async { ended.await.unwrap_or(Err(ServeError::Thread)) }),
+        )
+        .await?;
+        Ok(())
+    }
+}
+
+/// A thread that serves.
+struct Thread {
+    accepted: Accepted,
+    tls: Arc<ServerConfig>,
+    limits: HandshakeLimits,
+    gate: GateLayer,
+    broker: Broker,
+    draining: watch::Receiver<bool>,
+}
+
+impl Thread {
+    fn start<H: Health>(
+        self,
+        health: HealthServer<H>,
+    ) -> Result<oneshot::Receiver<Result<(), ServeError>>, ServeError> {
+        let (done, ended) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(ServeError::Runtime)?;
+        let work = move || {
+            // Nobody waits for it any more: the process is about to end.
+            done.send(runtime.block_on(self.serve(health))).ok();
+        };
+        thread::Builder::new().name("grpc".to_owned()).spawn(work).map_err(ServeError::Runtime)?;
+        Ok(ended)
+    }
+
+    async fn serve<H: Health>(self, health: HealthServer<H>) -> Result<(), ServeError> {
+        let (lane, released) = self.broker.store().release_lane();
+        let metrics = Arc::clone(&self.gate.metrics);
+        let services = Services::new(self.broker, lane, metrics, self.draining.clone());
         let mut routes = Routes::builder();
         routes
             .add_service(health.max_decoding_message_size(MAX_QUESTION_BYTES))
@@ -69,24 +126,20 @@ impl Workloads {
                 OAuthClientServiceServer::new(services.clone()).max_decoding_message_size(MAX_REQUEST_BYTES),
             )
             .add_service(AuditServiceServer::new(services).max_decoding_message_size(MAX_REQUEST_BYTES));
-        let gate = GateLayer {
-            policy: Arc::new(self.config.policy),
-            clock: Arc::clone(&self.clock),
-            metrics: Arc::clone(&self.metrics),
-        };
-        let mut ended = draining;
-        Ok(Server::builder()
-            .layer(gate)
+        let mut ended = self.draining;
+        Server::builder()
+            .layer(self.gate)
             .max_concurrent_streams(1_024)
             .http2_keepalive_interval(Some(Duration::from_secs(60)))
             .http2_max_header_list_size(16 * 1024)
             .max_connection_age(Duration::from_secs(3_600))
             .add_routes(routes.routes())
-            .serve_with_incoming_shutdown(
-                incoming(self.listener, tls, HandshakeLimits::default()),
-                async move {
-                    ended.wait_for(|draining| *draining).await.ok();
-                },
-            ))
+            .serve_with_incoming_shutdown(incoming(self.accepted, self.tls, self.limits), async move {
+                ended.wait_for(|draining| *draining).await.ok();
+            })
+            .await?;
+        // Every call is answered, and so every clone of the lane gone. A panic has said so in the log.
+        released.await.ok();
+        Ok(())
     }
 }

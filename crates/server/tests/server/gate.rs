@@ -8,7 +8,7 @@ use figment::Figment;
 use figment::providers::{Format as _, Toml};
 use keyholder_domain::{Clock as _, SystemClock, TrustDomain};
 use keyholder_identity::{
-    CaBundle, HandshakeLimits, Policy, ServerCertificate, TrustStore, incoming, server_config,
+    CaBundle, HandshakeLimits, Policy, ServerCertificate, TrustStore, accept, incoming, server_config,
 };
 use keyholder_proto::v1::provider_service_client::ProviderServiceClient;
 use keyholder_proto::v1::provider_service_server::{ProviderService, ProviderServiceServer};
@@ -106,7 +106,7 @@ async fn serve(dir: &Path) -> Channel {
     let serving = Server::builder()
         .layer(gate)
         .add_service(ProviderServiceServer::new(Panicking))
-        .serve_with_incoming(incoming(listener, tls, HandshakeLimits::default()));
+        .serve_with_incoming(incoming(accept(listener, 1).remove(0), tls, HandshakeLimits::default()));
     tokio::spawn(serving);
     channel(address, &ca, &console_pem, &console_key).unwrap()
 }

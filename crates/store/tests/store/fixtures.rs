@@ -1,12 +1,15 @@
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, Command, Stdio};
 
-use keyholder_domain::access::Right;
 use keyholder_domain::{
     Account, AuditEventId, AuthMethod, Clock as _, Connection, ConnectionId, ConnectionState, Generation,
     Grant, GrantId, GrantTarget, Labels, OrganizationId, Principal, ProviderId, Scopes, SystemClock, Text,
     Timestamp, WorkloadId,
 };
-use keyholder_store::{NewConnection, NewGrant, Release, Sealed, Store, StoreSettings, StoredConnection};
+use keyholder_store::{
+    NewConnection, NewGrant, Release, ReleaseLane, Sealed, Store, StoreSettings, StoredConnection, Target,
+};
 use keyholder_testkit::postgres::PrivatePostgres;
 
 pub(crate) const DATABASE: &str = "keyholder";
@@ -15,6 +18,7 @@ pub(crate) const DATABASE: &str = "keyholder";
 pub(crate) struct World {
     pub(crate) postgres: PrivatePostgres,
     pub(crate) store: Store,
+    pub(crate) lane: ReleaseLane,
 }
 
 impl World {
@@ -30,11 +34,26 @@ impl World {
         let postgres = PrivatePostgres::temporary().unwrap();
         postgres.create_database(DATABASE).unwrap();
         let store = Store::connect(&StoreSettings::new(postgres.url(DATABASE))).await.unwrap();
-        Self { postgres, store }
+        let (lane, _) = store.release_lane();
+        Self { postgres, store, lane }
     }
 
     pub(crate) fn sql(&self, sql: &str) -> String {
         self.postgres.psql(DATABASE, sql).unwrap().trim().to_owned()
+    }
+
+    /// Somebody in whose transaction a query has run, and which goes on.
+    pub(crate) fn hold(&self, query: &str) -> Holding {
+        let mut psql = Command::new(self.postgres.bin_dir().join("psql"))
+            .args(["--quiet", "--no-psqlrc", "--tuples-only", "--no-align", &self.postgres.url(DATABASE)])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        writeln!(psql.stdin.as_mut().unwrap(), "BEGIN; {query}; SELECT 'held';").unwrap();
+        let mut lines = BufReader::new(psql.stdout.take().unwrap()).lines();
+        lines.find(|line| line.as_ref().unwrap() == "held").unwrap().unwrap();
+        Holding(psql)
     }
 
     /// Adds a connection and returns it as it is stored.
@@ -54,6 +73,17 @@ impl World {
             .await
             .unwrap();
         change.commit().await.unwrap();
+    }
+}
+
+/// See [`World::hold`].
+pub(crate) struct Holding(Child);
+
+impl Holding {
+    /// Ends the transaction.
+    pub(crate) fn end(mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
     }
 }
 
@@ -130,23 +160,21 @@ pub(crate) fn grant(organization_id: &str, target: GrantTarget) -> Grant {
 }
 
 /// A release of a connection to `agent:roadie`.
-pub(crate) fn release<'a>(
-    connection: &'a Connection,
-    right: &'a Right,
-    actor: &'a Principal,
-    workload: &'a WorkloadId,
-    number: u8,
-) -> Release<'a> {
+/// A release of a connection by the fixture's actor and workload, as it stands now.
+pub(crate) async fn release(world: &World, connection: &Connection, number: u8) -> Release {
+    let (organization, actor) = (&connection.organization_id, principal("agent:roadie"));
+    let found = world.store.find(organization, &actor, &Target::Connection(connection.id)).await.unwrap();
     Release {
         audit_event_id: AuditEventId::new(now(), [number; 10]),
-        organization_id: &connection.organization_id,
+        organization_id: organization.clone(),
         connection: (connection.id, connection.generation),
-        update_time: connection.update_time,
-        right,
+        version: found.candidates[0].version,
+        grant_id: found.candidates[0].grants.first().map(|grant| grant.id),
+        provider_id: connection.provider_id.clone(),
         provider_generation: None,
-        workload,
+        before: None,
+        workload: workload(),
         actor,
-        purpose: "",
-        min_ttl: std::time::Duration::ZERO,
+        purpose: Text::default(),
     }
 }

@@ -1,8 +1,9 @@
-use keyholder_domain::access::Right;
-use keyholder_domain::{AuditEventId, Connection, Grant, GrantTarget, Timestamp};
-use keyholder_store::{Release, Target};
+use std::time::Duration;
 
-use crate::fixtures::{World, connection, grant, now, organization, principal, provider, release, workload};
+use keyholder_domain::{AuditEventId, Connection, Grant, GrantTarget, Timestamp};
+use keyholder_store::{Commit, Release, Store, StoreError, StoreSettings, Target};
+
+use crate::fixtures::{World, connection, grant, now, organization, principal, provider, release};
 
 async fn granted(world: &World) -> (Connection, Grant) {
     let connection = world.insert(&connection("acme", 1)).await.connection;
@@ -15,109 +16,223 @@ fn events(world: &World) -> String {
     world.sql("SELECT count(*) FROM audit_events WHERE kind = 'CREDENTIAL_RELEASED'")
 }
 
+/// A number for each event id.
+fn numbered(release: &Release, number: u8) -> Release {
+    Release { audit_event_id: AuditEventId::new(now(), [number; 10]), ..release.clone() }
+}
+
 #[tokio::test]
 async fn a_release_is_recorded_while_everything_stands() {
     let world = World::start().await;
     let (connection, grant) = granted(&world).await;
-    let right = Right::Grant(grant.id, grant.generation);
-    let (actor, workload) = (principal("agent:roadie"), workload());
-    assert!(world.store.release(&release(&connection, &right, &actor, &workload, 1)).await.unwrap());
-    let owner = principal("user:ada");
-    assert!(
-        world.store.release(&release(&connection, &Right::Ownership, &owner, &workload, 2)).await.unwrap()
+    let one = release(&world, &connection, 1).await;
+    assert!(world.lane.release(one).await.unwrap());
+    let recorded = "SELECT organization_id, kind, workload, actor, generation, provider_id FROM audit_events";
+    assert_eq!(
+        world.sql(recorded),
+        "acme|CREDENTIAL_RELEASED|spiffe://test.example/gateway|agent:roadie|1|openai"
     );
-    assert_eq!(events(&world), "2");
+    let ids = world.sql("SELECT connection_id, grant_id FROM audit_events");
+    assert_eq!(ids, format!("{}|{}", connection.id.as_uuid(), grant.id.as_uuid()));
 }
 
 #[tokio::test]
-async fn nothing_is_recorded_once_anything_has_changed() {
+async fn nothing_is_recorded_once_anything_has_changed_even_if_it_was_changed_back() {
     let world = World::start().await;
-    let (connection, grant) = granted(&world).await;
-    let right = Right::Grant(grant.id, grant.generation);
-    let (actor, workload) = (principal("agent:roadie"), workload());
-    let owned = Right::Ownership;
+    let (connection, _) = granted(&world).await;
     for (table, change, back) in [
         ("connections", "generation = 2", "generation = 1"),
         (
             "connections",
-            "update_time = update_time + interval '1 second'",
-            "update_time = update_time - interval '1 second'",
+            "update_time = update_time + interval '1 s'",
+            "update_time = update_time - interval '1 s'",
         ),
         ("connections", "state = 'DISABLED'", "state = 'ACTIVE'"),
         ("connections", "state = 'REAUTHORIZATION_REQUIRED'", "state = 'ACTIVE'"),
+        ("connections", "owner = 'user:eve'", "owner = 'user:ada'"),
         ("grants", "generation = 2", "generation = 1"),
         ("grants", "revoke_time = now()", "revoke_time = NULL"),
         ("grants", "expire_time = now()", "expire_time = NULL"),
         ("grants", "grantee = 'agent:other'", "grantee = 'agent:roadie'"),
     ] {
+        let decided = release(&world, &connection, 1).await;
         world.sql(&format!("UPDATE {table} SET {change}"));
-        let released =
-            world.store.release(&release(&connection, &right, &actor, &workload, 1)).await.unwrap();
-        assert!(!released, "{table}: {change}");
+        assert!(!world.lane.release(decided.clone()).await.unwrap(), "{table}: {change}");
         world.sql(&format!("UPDATE {table} SET {back}"));
+        assert!(!world.lane.release(decided).await.unwrap(), "{table}: {back}");
     }
-    let not_the_owner = release(&connection, &owned, &actor, &workload, 1);
-    assert!(!world.store.release(&not_the_owner).await.unwrap());
-    let elsewhere = organization("other");
-    let foreign =
-        Release { organization_id: &elsewhere, ..release(&connection, &right, &actor, &workload, 1) };
-    assert!(!world.store.release(&foreign).await.unwrap());
+    let decided = release(&world, &connection, 1).await;
+    world.sql("DELETE FROM grants");
+    assert!(!world.lane.release(decided).await.unwrap());
     assert_eq!(events(&world), "0");
-    assert!(world.store.release(&release(&connection, &right, &actor, &workload, 1)).await.unwrap());
+    let decided = release(&world, &connection, 1).await;
+    assert!(world.lane.release(decided).await.unwrap());
 }
 
 #[tokio::test]
-async fn a_grant_ends_by_the_databases_clock() {
+async fn a_selector_that_changes_is_a_change_of_each_connection_that_it_is_about_and_of_no_other() {
     let world = World::start().await;
-    let connection = world.insert(&connection("acme", 1)).await.connection;
-    let target = GrantTarget::Connection(connection.id);
-    let grant = Grant { expire_time: Some(Timestamp::UNIX_EPOCH), ..grant("acme", target) };
-    world.give(&grant).await;
-    // A replica whose clock is far behind would have decided that the grant is live.
-    let right = Right::Grant(grant.id, grant.generation);
-    let (actor, workload) = (principal("agent:roadie"), workload());
-    assert!(!world.store.release(&release(&connection, &right, &actor, &workload, 1)).await.unwrap());
+    let about = world.insert(&connection("acme", 1)).await.connection;
+    let other = Connection { owner: principal("user:bob"), ..connection("acme", 2) };
+    let other = world.insert(&other).await.connection;
+    let target = GrantTarget::Selector { owner: about.owner.clone(), provider_id: provider("openai") };
+    world.give(&grant("acme", target)).await;
+    let later = Connection { account: Default::default(), ..connection("acme", 3) };
+    let later = world.insert(&later).await.connection;
+    let decided = [&about, &later, &other].map(|connection| release(&world, connection, 1));
+    let decided = futures::future::join_all(decided).await;
+    world.sql("UPDATE grants SET revoke_time = now()");
+    let mut released = Vec::new();
+    for (number, decided) in (1..).zip(&decided) {
+        released.push(world.lane.release(numbered(decided, number)).await.unwrap());
+    }
+    assert_eq!(released, [false, false, true]);
+}
+
+#[tokio::test]
+async fn what_ends_ends_by_the_databases_clock() {
+    let world = World::start().await;
+    let (connection, _) = granted(&world).await;
+    // A replica whose clock is far behind would have decided that there is time left.
+    let decided = release(&world, &connection, 1).await;
+    let ended = Release { before: Some(Timestamp::UNIX_EPOCH), ..decided.clone() };
+    assert!(!world.lane.release(ended).await.unwrap());
+    let in_time = Release { before: Some(now() + Duration::from_secs(3_600)), ..decided };
+    assert!(world.lane.release(in_time).await.unwrap());
 }
 
 #[tokio::test]
 async fn a_provider_target_is_refused_once_its_set_has_grown() {
     let world = World::start().await;
     let (found, _) = granted(&world).await;
-    let (actor, workload) = (principal("agent:roadie"), workload());
     let target = Target::Provider { provider_id: provider("openai"), owner: None, account_id: None };
+    let actor = principal("agent:roadie");
     let before = world.store.find(&found.organization_id, &actor, &target).await.unwrap();
     assert_eq!(before.candidates.len(), 1);
-    let grant = before.candidates[0].grants[0].clone();
-    let right = Right::Grant(grant.id, grant.generation);
-    let decided = |number| Release {
-        provider_generation: before.provider_generation,
-        ..release(&found, &right, &actor, &workload, number)
-    };
-    assert!(world.store.release(&decided(1)).await.unwrap());
+    let decided =
+        Release { provider_generation: before.provider_generation, ..release(&world, &found, 1).await };
+    assert!(world.lane.release(decided.clone()).await.unwrap());
     world.insert(&connection("other", 3)).await;
-    assert!(world.store.release(&decided(2)).await.unwrap(), "another organization's set is another set");
+    let again = world.lane.release(numbered(&decided, 2)).await.unwrap();
+    assert!(again, "another organization's set is another set");
     world.insert(&connection("acme", 2)).await;
-    assert!(!world.store.release(&decided(3)).await.unwrap());
+    assert!(!world.lane.release(numbered(&decided, 3)).await.unwrap());
 }
 
 #[tokio::test]
 async fn a_release_whose_answer_was_lost_is_recorded_once() {
     let world = World::start().await;
-    let (connection, grant) = granted(&world).await;
-    let right = Right::Grant(grant.id, grant.generation);
-    let (actor, workload) = (principal("agent:roadie"), workload());
+    let (connection, _) = granted(&world).await;
+    let decided = release(&world, &connection, 1).await;
     for number in 1..=10 {
-        let one = Release {
-            audit_event_id: AuditEventId::new(now(), [number; 10]),
-            ..release(&connection, &right, &actor, &workload, number)
-        };
         // Every pooled connection is dead when the statement is sent.
         world.sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'keyholder'",
         );
-        assert!(world.store.release(&one).await.unwrap());
+        assert!(world.lane.release(numbered(&decided, number)).await.unwrap());
         assert_eq!(events(&world), number.to_string());
     }
+}
+
+#[tokio::test]
+async fn a_release_waits_for_the_disk_unless_it_is_told_not_to() {
+    let world = World::start().await;
+    let (connection, _) = granted(&world).await;
+    world.sql(
+        "CREATE TABLE waited (value text);
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN INSERT INTO waited VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;
+         CREATE TRIGGER note AFTER INSERT ON audit_events FOR EACH ROW EXECUTE FUNCTION note()",
+    );
+    let decided = release(&world, &connection, 1).await;
+    assert!(world.lane.release(decided.clone()).await.unwrap());
+    let settings = StoreSettings {
+        release_commit: Commit::Async,
+        ..StoreSettings::new(world.postgres.url(crate::fixtures::DATABASE))
+    };
+    let (lane, _) = Store::connect(&settings).await.unwrap().release_lane();
+    assert!(lane.release(numbered(&decided, 2)).await.unwrap());
+    assert_eq!(world.sql("SELECT value FROM waited"), "on\noff");
+}
+
+// === Many at once ===
+
+#[tokio::test]
+async fn of_those_that_share_a_statement_each_is_judged_by_itself() {
+    let world = World::start().await;
+    let (good, _) = granted(&world).await;
+    let changed = world.insert(&connection("acme", 2)).await.connection;
+    let (good, stale) = (release(&world, &good, 1).await, release(&world, &changed, 1).await);
+    world.sql(&format!(
+        "UPDATE connections SET generation = 2 WHERE connection_id = '{}'",
+        changed.id.as_uuid()
+    ));
+    let all = (0..=255_u8).map(|number| {
+        let decided = if number % 3 == 0 { &stale } else { &good };
+        world.lane.release(numbered(decided, number))
+    });
+    let released = futures::future::join_all(all).await;
+    for (number, released) in released.into_iter().enumerate() {
+        assert_eq!(released.unwrap(), number % 3 != 0, "{number}");
+    }
+    let statements = world.sql("SELECT count(DISTINCT xmin::text) FROM audit_events").parse::<u32>().unwrap();
+    assert!(statements < 10, "{statements} statements for 256 releases");
+    assert_eq!(events(&world), "170");
+}
+
+#[tokio::test]
+async fn an_event_that_the_database_does_not_take_costs_nobody_else_theirs() {
+    let world = World::start().await;
+    let (connection, _) = granted(&world).await;
+    let good = release(&world, &connection, 1).await;
+    assert!(world.lane.release(good.clone()).await.unwrap());
+    // Its id is taken, which nobody can bring about.
+    let all = [&good, &numbered(&good, 2), &numbered(&good, 3)].map(|one| world.lane.release(one.clone()));
+    let [taken, second, third] = futures::future::join_all(all).await.try_into().unwrap();
+    assert!(matches!(taken, Err(StoreError::Query(_))), "{taken:?}");
+    assert!(second.unwrap() && third.unwrap());
+    assert_eq!(events(&world), "3");
+}
+
+#[tokio::test]
+async fn whoever_does_not_wait_any_more_is_not_on_record() {
+    let world = World::start().await;
+    let (connection, _) = granted(&world).await;
+    let decided = release(&world, &connection, 1).await;
+    // The first takes the lane, the second waits behind it and gives up.
+    let first = world.lane.release(decided.clone());
+    let second = world.lane.release(numbered(&decided, 2));
+    tokio::pin!(first);
+    assert!(futures::poll!(&mut first).is_pending());
+    {
+        tokio::pin!(second);
+        assert!(futures::poll!(&mut second).is_pending());
+    }
+    assert!(first.await.unwrap());
+    assert!(world.lane.release(numbered(&decided, 3)).await.unwrap());
+    assert_eq!(events(&world), "2");
+}
+
+#[tokio::test]
+async fn more_than_may_wait_are_refused_at_once_and_the_rest_go_through() {
+    let world = World::start().await;
+    let (connection, _) = granted(&world).await;
+    let decided = release(&world, &connection, 1).await;
+    // They are sent before the lane has looked once.
+    let asked: Vec<_> = (0..5_000_u32)
+        .map(|number| {
+            let mut random = [0; 10];
+            random[..4].copy_from_slice(&number.to_be_bytes());
+            world
+                .lane
+                .release(Release { audit_event_id: AuditEventId::new(now(), random), ..decided.clone() })
+        })
+        .collect();
+    let answers = futures::future::join_all(asked).await;
+    let busy = answers.iter().filter(|answer| matches!(answer, Err(StoreError::Busy))).count();
+    let released = answers.iter().filter(|answer| matches!(answer, Ok(true))).count();
+    assert_eq!((busy, released), (5_000 - 2_048, 2_048));
+    assert_eq!(events(&world), "2048");
 }
 
 #[tokio::test]

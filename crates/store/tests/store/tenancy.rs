@@ -55,7 +55,12 @@ fn every_query_names_the_organization() {
             // What the refresher takes up, of any organization.
             continue;
         }
+        if ["make_audit_week", "pg_inherits", "pg_try_advisory"].iter().any(|part| query.contains(part)) {
+            // The tables of the audit, which hold whole weeks.
+            continue;
+        }
         let names = query.contains("organization_id = $1")
+            || query.contains("organization_id = ANY($1)")
             || query.contains("( organization_id")
             || query.contains("(organization_id")
             || query.contains("pg_notify");

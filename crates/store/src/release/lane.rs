@@ -1,0 +1,258 @@
+//! Releases in batches. Those that wait share one statement, and so a round trip and a commit; one that comes alone is
+//! sent alone, at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use keyholder_domain::{GrantId, Timestamp};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{PgConnection, PgPool};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::Release;
+use crate::error::{is_connection_lost, is_of_the_data};
+use crate::{Store, StoreError, discard, in_time, live_connection};
+
+/// The most releases of one statement.
+const BATCH: usize = if cfg!(feature = "plain") { 1 } else { 256 };
+
+/// How many statements of a lane are under way at most. More than one only where one is late or full: two
+/// that share the work cost two commits.
+const UNDER_WAY: u32 = if cfg!(feature = "plain") { 12 } else { 2 };
+
+/// How long those that wait leave a statement to itself before they are sent beside it.
+const LATE: Duration = Duration::from_millis(if cfg!(feature = "plain") { 0 } else { 20 });
+
+/// How many may wait. More are refused, so that a slow database costs no memory.
+const WAITING: usize = 2_048;
+
+/// Where releases wait for each other. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ReleaseLane(mpsc::Sender<Waiting>);
+
+#[derive(Debug)]
+struct Waiting {
+    release: Release,
+    answer: oneshot::Sender<Result<bool, StoreError>>,
+}
+
+impl Store {
+    /// A lane for the releases of the runtime that this is called in, and the task that sends them, which ends after the
+    /// last clone of the lane. Each lane has connections of its own, opened when they are needed.
+    pub fn release_lane(&self) -> (ReleaseLane, JoinHandle<()>) {
+        let pool = PgPoolOptions::new()
+            .max_connections(UNDER_WAY)
+            .acquire_timeout(self.acquire_timeout)
+            .test_before_acquire(false)
+            .connect_lazy_with(self.releases.0.clone());
+        let (sender, queue) = mpsc::channel(WAITING);
+        (ReleaseLane(sender), tokio::spawn(send_batches(pool, queue, Arc::clone(&self.batches))))
+    }
+
+    /// How many statements have recorded releases, through all lanes.
+    pub fn release_statements(&self) -> u64 {
+        self.batches.load(Ordering::Relaxed)
+    }
+}
+
+impl ReleaseLane {
+    /// Releases: records the release if, and only if, everything that was decided on still stands. `false`: something
+    /// changed; nothing was recorded and nothing may leave.
+    ///
+    /// The statement begins after this was called, and sees every revocation that was committed before it began, on
+    /// whatever replica.
+    pub async fn release(&self, release: Release) -> Result<bool, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        match self.0.try_send(Waiting { release, answer }) {
+            Ok(()) => answered.await.unwrap_or(Err(StoreError::TimedOut)),
+            Err(TrySendError::Full(_)) => Err(StoreError::Busy),
+            Err(TrySendError::Closed(_)) => Err(StoreError::TimedOut),
+        }
+    }
+}
+
+async fn send_batches(pool: PgPool, mut queue: mpsc::Receiver<Waiting>, batches: Arc<AtomicU64>) {
+    let mut waiting = Vec::with_capacity(BATCH);
+    let mut under_way = FuturesUnordered::new();
+    let mut youngest = Instant::now();
+    loop {
+        let room = under_way.len() < UNDER_WAY as usize;
+        let due = under_way.is_empty() || waiting.len() == BATCH || youngest.elapsed() >= LATE;
+        if room && due && !waiting.is_empty() {
+            youngest = Instant::now();
+            batches.fetch_add(1, Ordering::Relaxed);
+            under_way.push(send(&pool, std::mem::replace(&mut waiting, Vec::with_capacity(BATCH))));
+        }
+        let room = under_way.len() < UNDER_WAY as usize;
+        let (some, more) = (!waiting.is_empty(), BATCH - waiting.len());
+        tokio::select! {
+            biased;
+            Some(()) = under_way.next() => {}
+            received = queue.recv_many(&mut waiting, more), if more > 0 => {
+                if received == 0 {
+                    break;
+                }
+            }
+            () = tokio::time::sleep_until(youngest + LATE), if room && some => {}
+        }
+    }
+    // Whoever waited has gone, and its lane with it.
+    drop(under_way);
+    pool.close().await;
+}
+
+async fn send(pool: &PgPool, mut batch: Vec<Waiting>) {
+    // Where nobody waits any more, nothing leaves, so nothing is to be recorded.
+    batch.retain(|waiting| !waiting.answer.is_closed());
+    match record(pool, &batch).await {
+        Err(error) if is_of_the_data(&error) && batch.len() > 1 => {
+            for waiting in batch {
+                answer(record(pool, std::slice::from_ref(&waiting)).await, vec![waiting]);
+            }
+        }
+        written => answer(written, batch),
+    }
+}
+
+fn answer(written: Result<Vec<Uuid>, sqlx::Error>, batch: Vec<Waiting>) {
+    let written = written.map_err(Arc::new).map(|mut written| {
+        written.sort_unstable();
+        written
+    });
+    for Waiting { release, answer } in batch {
+        let released = match &written {
+            Ok(written) => Ok(written.binary_search(&release.audit_event_id.as_uuid()).is_ok()),
+            Err(error) => Err(StoreError::from(Arc::clone(error))),
+        };
+        // Whoever went away meanwhile gets nothing; what is on record is that it was to be released.
+        answer.send(released).ok();
+    }
+}
+
+/// The ids of the events that were recorded.
+async fn record(pool: &PgPool, batch: &[Waiting]) -> Result<Vec<Uuid>, sqlx::Error> {
+    if batch.is_empty() {
+        return Ok(Vec::new());
+    }
+    let columns = Columns::of(batch);
+    let mut connection = pool.acquire().await?;
+    match in_time(insert(&mut connection, &columns)).await {
+        Ok(number) if number == batch.len() as u64 => Ok(columns.events),
+        Ok(0) => Ok(Vec::new()),
+        Ok(_) => in_time(those_there(&mut connection, &columns)).await,
+        Err(error) if is_connection_lost(&error) => {
+            discard(connection).await;
+            let mut connection = live_connection(pool).await?;
+            // The first attempt may have gone through, or may yet do so: an event that is there is the proof that
+            // everything stood when it came to be.
+            in_time(insert_if_missing(&mut connection, &columns)).await?;
+            in_time(those_there(&mut connection, &columns)).await
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A batch, column by column.
+#[derive(Default)]
+struct Columns<'a> {
+    organizations: Vec<&'a str>,
+    events: Vec<Uuid>,
+    connections: Vec<Uuid>,
+    generations: Vec<i64>,
+    versions: Vec<Uuid>,
+    grants: Vec<Option<Uuid>>,
+    providers: Vec<&'a str>,
+    provider_generations: Vec<Option<i64>>,
+    before: Vec<Option<Timestamp>>,
+    workloads: Vec<String>,
+    actors: Vec<&'a str>,
+    purposes: Vec<&'a str>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(batch: &'a [Waiting]) -> Self {
+        let mut columns = Self::default();
+        for Waiting { release, .. } in batch {
+            let (connection, generation) = release.connection;
+            columns.organizations.push(release.organization_id.as_str());
+            columns.events.push(release.audit_event_id.as_uuid());
+            columns.connections.push(connection.as_uuid());
+            columns.generations.push(generation.get());
+            columns.versions.push(release.version);
+            columns.grants.push(release.grant_id.map(GrantId::as_uuid));
+            columns.providers.push(release.provider_id.as_str());
+            columns.provider_generations.push(release.provider_generation);
+            columns.before.push(release.before);
+            columns.workloads.push(release.workload.to_string());
+            columns.actors.push(release.actor.as_str());
+            columns.purposes.push(release.purpose.as_str());
+        }
+        columns
+    }
+}
+
+/// The release statement, with what follows the insert. Answers how many events it recorded.
+macro_rules! insert {
+    ($connection:ident, $columns:ident, $conflict:literal) => {
+        sqlx::query!(
+            "INSERT INTO audit_events (organization_id, audit_event_id, kind, workload, actor, connection_id,
+                 generation, grant_id, provider_id, purpose)
+             SELECT r.organization_id, r.audit_event_id, 'CREDENTIAL_RELEASED', r.workload, r.actor, r.connection_id,
+                    r.generation, r.grant_id, r.provider_id, r.purpose
+             FROM (SELECT unnest($1::text[]) AS organization_id, unnest($2::uuid[]) AS audit_event_id,
+                          unnest($3::uuid[]) AS connection_id, unnest($4::bigint[]) AS generation,
+                          unnest($5::uuid[]) AS version, unnest($6::uuid[]) AS grant_id,
+                          unnest($7::text[]) AS provider_id, unnest($8::bigint[]) AS provider_generation,
+                          unnest($9::timestamptz[]) AS before, unnest($10::text[]) AS workload,
+                          unnest($11::text[]) AS actor, unnest($12::text[]) AS purpose) r
+             JOIN connection_versions v ON v.connection_id = r.connection_id AND v.version = r.version
+             -- Not looked for where it does not matter.
+             LEFT JOIN provider_generations p ON p.provider_id = r.provider_id
+                 AND p.organization_id = CASE WHEN r.provider_generation IS NULL THEN NULL ELSE r.organization_id END
+             WHERE (r.before IS NULL OR r.before > statement_timestamp())
+               AND (r.provider_generation IS NULL OR p.generation = r.provider_generation) "
+                + $conflict,
+            &$columns.organizations as &[&str],
+            &$columns.events,
+            &$columns.connections,
+            &$columns.generations,
+            &$columns.versions,
+            &$columns.grants as &[Option<Uuid>],
+            &$columns.providers as &[&str],
+            &$columns.provider_generations as &[Option<i64>],
+            &$columns.before as &[Option<Timestamp>],
+            &$columns.workloads,
+            &$columns.actors as &[&str],
+            &$columns.purposes as &[&str],
+        )
+        .execute($connection)
+        .await
+        .map(|done| done.rows_affected())
+    };
+}
+
+async fn insert(connection: &mut PgConnection, columns: &Columns<'_>) -> Result<u64, sqlx::Error> {
+    insert!(connection, columns, "")
+}
+
+async fn insert_if_missing(connection: &mut PgConnection, columns: &Columns<'_>) -> Result<u64, sqlx::Error> {
+    insert!(connection, columns, "ON CONFLICT DO NOTHING")
+}
+
+/// Those of a batch that are there.
+async fn those_there(connection: &mut PgConnection, columns: &Columns<'_>) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "SELECT audit_event_id FROM audit_events WHERE organization_id = ANY($1) AND audit_event_id = ANY($2)",
+        &columns.organizations as &[&str],
+        &columns.events,
+    )
+    .fetch_all(connection)
+    .await
+}

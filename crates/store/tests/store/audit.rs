@@ -1,0 +1,92 @@
+//! The audit by weeks.
+
+use std::time::Duration;
+
+use keyholder_domain::{AuditEventId, Connection, Timestamp};
+use keyholder_store::Release;
+
+use crate::fixtures::{World, connection, now, release};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The tables of the audit, by the day that each ends before.
+fn weeks(world: &World) -> Vec<String> {
+    let names = "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                 WHERE i.inhparent = 'audit_events'::regclass ORDER BY 1";
+    let prefix = |name: &str| name.strip_prefix("audit_events_until_").map(str::to_owned);
+    world.sql(names).lines().filter_map(prefix).collect()
+}
+
+/// A release whose event is of a moment.
+async fn release_at(world: &World, connection: &Connection, moment: Timestamp, number: u8) {
+    let audit_event_id = AuditEventId::new(moment, [number; 10]);
+    let release = Release { audit_event_id, ..release(world, connection, number).await };
+    assert!(world.lane.release(release).await.unwrap());
+}
+
+async fn connected(world: &World) -> Connection {
+    world.insert(&connection("acme", 1)).await.connection
+}
+
+#[tokio::test]
+async fn the_weeks_to_come_are_there_and_made_again_when_they_are_missing() {
+    let world = World::start().await;
+    let there = weeks(&world);
+    assert_eq!(there.len(), 5);
+    world.sql(&format!("DROP TABLE audit_events_until_{}", there[4]));
+    assert_eq!(world.store.tend_audit(None).await.unwrap(), (1, Vec::new()));
+    assert_eq!(weeks(&world), there);
+    assert_eq!(world.store.tend_audit(None).await.unwrap(), (0, Vec::new()));
+}
+
+#[tokio::test]
+async fn an_event_of_a_week_that_is_not_there_is_kept_and_moves_when_its_week_is_made() {
+    let world = World::start().await;
+    let connection = connected(&world).await;
+    let there = weeks(&world);
+    world.sql(&format!("DROP TABLE audit_events_until_{}", there[2]));
+    release_at(&world, &connection, now() + 14 * DAY, 1).await;
+    release_at(&world, &connection, Timestamp::UNIX_EPOCH + 365 * DAY, 2).await;
+    let other = "SELECT count(*) FROM audit_events_other";
+    assert_eq!(world.sql(other), "2");
+    world.store.tend_audit(None).await.unwrap();
+    assert_eq!(world.sql(other), "1", "what is of no week stays");
+    assert_eq!(world.sql("SELECT count(*) FROM audit_events"), "2");
+    assert_eq!(world.sql(&format!("SELECT count(*) FROM audit_events_until_{}", there[2])), "1");
+}
+
+#[tokio::test]
+async fn weeks_that_are_older_than_the_retention_are_dropped_and_no_others() {
+    let world = World::start().await;
+    let connection = connected(&world).await;
+    for weeks_ago in 1..=8 {
+        world.sql(&format!(
+            "SELECT make_audit_week(date_trunc('week', now() AT TIME ZONE 'UTC')::date - 7 * {weeks_ago})"
+        ));
+    }
+    release_at(&world, &connection, now() - 15 * DAY, 1).await;
+    release_at(&world, &connection, now() - 50 * DAY, 2).await;
+    let before = weeks(&world);
+    assert_eq!(before.len(), 13);
+    let (_, dropped) = world.store.tend_audit(Some(28 * DAY)).await.unwrap();
+    // The week of 28 days ago has days that are younger, and those since.
+    let left = weeks(&world);
+    assert_eq!(left, before[before.len() - left.len()..], "the oldest have gone");
+    assert_eq!(dropped.len() + left.len(), 13);
+    assert!(left.len() == 9 || left.len() == 10, "{left:?}");
+    assert_eq!(world.sql("SELECT count(*) FROM audit_events"), "1");
+}
+
+#[tokio::test]
+async fn whoever_reads_the_audit_holds_up_its_tending_and_not_those_who_release() {
+    let world = World::start().await;
+    let connection = connected(&world).await;
+    world.sql("SELECT make_audit_week(date_trunc('week', now() AT TIME ZONE 'UTC')::date - 70)");
+    let reader = world.hold("SELECT count(*) FROM audit_events");
+    let refused = world.store.tend_audit(Some(28 * DAY)).await;
+    assert!(refused.is_err(), "{refused:?}");
+    release_at(&world, &connection, now(), 1).await;
+    reader.end();
+    let (_, dropped) = world.store.tend_audit(Some(28 * DAY)).await.unwrap();
+    assert_eq!(dropped.len(), 1);
+}
