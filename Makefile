@@ -126,7 +126,7 @@ crash: build-tests ## Kill CRASH_KILLS (default 2000) processes amid refreshes; 
 .PHONY: bench
 bench: ## Measure the release build, into target/bench/report.json and docs/benchmarks (QUICK=1: into the former only)
 	@$(setup) postgres
-	cargo build --locked --release -p keyholder-server --bin keyholder --features plain
+	cargo build --locked --release -p keyholder-server -p keyholder-bench --bins --features keyholder-server/plain
 	@mkdir -p $(target)/bench && cp $(target)/release/keyholder $(target)/bench/keyholder-plain
 	cargo build --locked --release -p keyholder-server -p keyholder-bench --bins
 	@$(target)/release/keyholder-bench all --keyholder $(target)/release/keyholder \

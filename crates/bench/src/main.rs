@@ -148,7 +148,8 @@ fn run(command: Command) -> Outcome<()> {
     let measured = runtime.block_on(async {
         let rig = Rig::start(&options.out, options.keyholder.as_deref(), &pins)?;
         if resolves {
-            resolve::measure(&rig, &plan, options.plain.as_deref(), &mut report).await?;
+            let plain = options.plain.as_ref().map(std::fs::canonicalize).transpose()?;
+            resolve::measure(&rig, &plan, plain.as_deref(), &mut report).await?;
         }
         if let Some(minutes) = soak {
             soak::measure(&rig, &plan, minutes, &mut report).await?;

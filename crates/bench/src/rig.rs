@@ -101,6 +101,8 @@ impl Rig {
         if !keyholder.exists() {
             return Err(format!("there is no {}: make bench builds it", keyholder.display()).into());
         }
+        // The server is started in another folder.
+        let keyholder = keyholder.canonicalize()?;
         fs::create_dir_all(out)?;
         let dir = tempfile::Builder::new().prefix("work-").tempdir_in(out.canonicalize()?)?;
         let provider = Provider::start(Arc::new(SystemClock))?;

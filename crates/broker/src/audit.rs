@@ -5,7 +5,7 @@ use keyholder_domain::{
     AuditEvent, AuditKind, Connection, ConnectionId, Generation, Grant, OrganizationId, Principal,
     ProviderId, Reason, TestClass, WorkloadId,
 };
-use keyholder_store::{AuditFilter, Change, NewAuditEvent};
+use keyholder_store::{AuditFilter, Change, NewAuditEvent, StoreError};
 
 use crate::{Broker, BrokerError, Caller, FieldError, FieldReason};
 
@@ -57,7 +57,8 @@ impl Broker {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the tables of the audit cannot be looked after");
-                    TEND_AGAIN
+                    // What the role may not do it may not do any sooner.
+                    if matches!(error, StoreError::Unavailable(_)) { TEND_AGAIN } else { TEND }
                 }
             };
             tokio::time::sleep(pause).await;

@@ -209,7 +209,7 @@ impl Broker {
         // What the database did not confirm, although nothing had changed: its clock says that the token has ended.
         let mut unconfirmed = None;
         for _ in 0..ATTEMPTS {
-            let look_up = self.look_up(caller, ask);
+            let look_up = Box::pin(self.look_up(caller, ask));
             let (found, fresh) = if alone {
                 (Arc::new(look_up.await?), true)
             } else {
@@ -498,6 +498,7 @@ impl Broker {
             reason: reason.as_str(),
             purpose: ask.purpose.as_str(),
         };
+        let _room = self.0.lookups.try_acquire().map_err(|_| StoreError::Busy)?;
         Ok(self.store().record(&event).await?)
     }
 }

@@ -50,12 +50,14 @@ impl Broker {
         let mut receiver = self.0.uses.receiver.lock().await;
         loop {
             let mut uses = Vec::new();
-            receiver.recv_many(&mut uses, BATCH).await;
+            let number = receiver.recv_many(&mut uses, BATCH).await;
             if let Err(error) = self.store().note_grant_uses(&uses).await {
                 tracing::warn!(%error, "the uses of grants cannot be written down");
                 uses.iter().for_each(|(_, id)| self.0.uses.noted.invalidate(id));
             }
-            tokio::time::sleep(PAUSE).await;
+            if number < BATCH {
+                tokio::time::sleep(PAUSE).await;
+            }
         }
     }
 }

@@ -37,13 +37,16 @@ impl Default for HandshakeLimits {
 }
 
 impl HandshakeLimits {
-    /// The share of one of so many runtimes.
+    /// The share of one of so many runtimes: not so few that strangers could crowd honest ones out.
     #[must_use]
     pub fn divided_by(self, runtimes: usize) -> Self {
-        let concurrent = NonZeroUsize::new(self.concurrent.get() / runtimes.max(1));
-        Self { concurrent: concurrent.unwrap_or(NonZeroUsize::MIN), ..self }
+        let share = (self.concurrent.get() / runtimes.max(1)).max(self.concurrent.get().min(LEAST));
+        Self { concurrent: NonZeroUsize::new(share).unwrap_or(self.concurrent), ..self }
     }
 }
+
+/// How many handshakes a runtime sees to at once at least, if that many are allowed at all.
+const LEAST: usize = 64;
 
 /// How many connections wait for one runtime to take them.
 const BACKLOG: usize = 256;
@@ -148,6 +151,8 @@ impl Acceptor {
                 Ok(socket) => {
                     self.make_room();
                     self.start(socket, address);
+                    // It begins before the next one can crowd it out.
+                    tokio::task::yield_now().await;
                 }
                 Err(error) => tracing::warn!(error = %error, "a connection cannot be taken over"),
             }

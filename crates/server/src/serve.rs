@@ -186,6 +186,7 @@ impl Listening {
     /// Serves until `stop` ends, then drains.
     pub async fn serve(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
         let (drain, draining) = watch::channel(false);
+        let (closing_store, store_closed) = watch::channel(());
         let (health, health_service) = tonic_health::server::health_reporter();
         set_health(&health, false).await;
         let retention = self.config.audit.retention();
@@ -199,7 +200,7 @@ impl Listening {
                     metrics: Arc::clone(&self.metrics),
                     clock: self.clock,
                 };
-                Some(parts.serve(health_service, draining.clone()))
+                Some(parts.serve(health_service, draining.clone(), store_closed))
             }
         };
         let mut ended = draining.clone();
@@ -243,6 +244,7 @@ impl Listening {
         let result = until_drained(grpc, refreshing, draining, &health).await;
         background.iter().for_each(tokio::task::JoinHandle::abort);
         until_closed(self.broker.store().close()).await;
+        drop(closing_store);
         tracing::info!("stopped");
         result
     }

@@ -1,5 +1,8 @@
 -- What a release costs the database: one look at a version and one row of an audit that is kept by weeks.
 
+-- Nobody adds or changes anything unseen meanwhile.
+DO $$ BEGIN LOCK TABLE connections, grants IN SHARE ROW EXCLUSIVE MODE; END $$;
+
 -- A random value that changes with everything that a release of a connection is decided on: its row, and the grants that
 -- are about it. Where it is still what it was when all that was read, all that still stands, also after a restore. Kept
 -- by triggers, so that a change by whatever means counts.
@@ -11,9 +14,10 @@ INSERT INTO connection_versions (connection_id) SELECT connection_id FROM connec
 
 CREATE FUNCTION connection_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF TG_OP = 'DELETE' THEN
+    IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND OLD.connection_id <> NEW.connection_id) THEN
         DELETE FROM connection_versions WHERE connection_id = OLD.connection_id;
-    ELSE
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
         INSERT INTO connection_versions (connection_id) VALUES (NEW.connection_id)
         ON CONFLICT (connection_id) DO UPDATE SET version = gen_random_uuid();
     END IF;
@@ -59,7 +63,7 @@ GROUP BY organization_id, grant_id;
 
 -- The first id of a moment: its milliseconds since 1970, as a UUIDv7 begins (RFC 9562, section 5.7).
 CREATE FUNCTION audit_bound(moment timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
-    SELECT (lpad(to_hex((extract(epoch FROM moment) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
+    SELECT (lpad(to_hex(greatest((extract(epoch FROM moment) * 1000)::bigint, 0)), 12, '0') || repeat('0', 20))::uuid
 $$;
 
 ALTER TABLE audit_events RENAME TO audit_events_before;
@@ -72,8 +76,12 @@ CREATE TABLE audit_events (
 ) PARTITION BY RANGE (audit_event_id);
 
 CREATE INDEX audit_events_blocks ON audit_events USING brin (
-    organization_id text_bloom_ops, connection_id uuid_bloom_ops, grant_id uuid_bloom_ops, actor text_bloom_ops
+    organization_id text_bloom_ops, connection_id uuid_bloom_ops, grant_id uuid_bloom_ops, actor text_bloom_ops,
+    workload text_bloom_ops
 ) WITH (pages_per_range = 32, autosummarize = on);
+-- What is no release is rare, and looked for by the connection.
+CREATE INDEX audit_events_connection ON audit_events (organization_id, connection_id, audit_event_id)
+    WHERE kind <> 'CREDENTIAL_RELEASED';
 
 -- What a clock that went wrong put where there is no week: an event is never refused for its time.
 CREATE TABLE audit_events_other PARTITION OF audit_events DEFAULT;
@@ -86,10 +94,23 @@ DECLARE
     first uuid := audit_bound(monday::timestamp AT TIME ZONE 'UTC');
     behind uuid := audit_bound((monday + 7)::timestamp AT TIME ZONE 'UTC');
 BEGIN
-    IF to_regclass(week) IS NOT NULL THEN
+    IF to_regclass(week) IS NOT NULL OR EXISTS (
+        -- What there was before weeks reaches further.
+        SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'audit_events'::regclass AND c.relname > week
+          AND pg_get_expr(c.relpartbound, c.oid) LIKE '%MINVALUE%'
+    ) THEN
         RETURN false;
     END IF;
-    -- Attached rather than created in place, so that nobody who reads or writes has to wait.
+    -- Nobody puts anything there while it is looked through.
+    LOCK TABLE audit_events_other IN SHARE ROW EXCLUSIVE MODE;
+    -- To move a great many would hold up those who write there; they stay where they are.
+    IF (SELECT count(*) > 100000 FROM (
+            SELECT 1 FROM audit_events_other WHERE audit_event_id >= first AND audit_event_id < behind LIMIT 100001
+        ) AS those) THEN
+        RETURN false;
+    END IF;
+    -- Attached rather than created in place, so that nobody who reads or writes elsewhere has to wait.
     EXECUTE format('CREATE TABLE %I (LIKE audit_events INCLUDING DEFAULTS)', week);
     EXECUTE format(
         'WITH moved AS (DELETE FROM audit_events_other WHERE audit_event_id >= %L AND audit_event_id < %L RETURNING *)

@@ -143,46 +143,98 @@ const WEEKS_AHEAD: i32 = 4;
 /// long as nobody notices. It is tried again.
 const AUDIT_LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'";
 
+/// How much longer a table is kept than it must be: its week is by the clocks of those who wrote to it.
+const AUDIT_SLACK: Duration = Duration::from_secs(86_400);
+
 impl Store {
     /// Makes the tables of the coming weeks of the audit, drops those that hold only what is older than `retention`, and
-    /// returns how many it made and the names of those that it dropped. Does nothing while another replica does it.
-    pub async fn tend_audit(&self, retention: Option<Duration>) -> Result<(i64, Vec<String>), StoreError> {
+    /// returns how many it made and the names of those that it dropped. Does what it can before it fails: each table is
+    /// a transaction.
+    pub async fn tend_audit(&self, retention: Option<Duration>) -> Result<(u32, Vec<String>), StoreError> {
+        let (mut made, mut dropped, mut failed) = (0, Vec::new(), None);
+        // Those first that nobody writes to yet.
+        for week in (0..=WEEKS_AHEAD).rev() {
+            match self.make_audit_week(week).await {
+                Ok(new) => made += u32::from(new),
+                Err(error) => failed = Some(error),
+            }
+        }
+        for name in self.old_audit_weeks(retention).await? {
+            match self.drop_audit_week(&name).await {
+                Ok(()) => dropped.push(name),
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        failed.map_or(Ok((made, dropped)), Err)
+    }
+
+    async fn make_audit_week(&self, ahead: i32) -> Result<bool, StoreError> {
         let mut transaction = self.changes.begin().await?;
         sqlx::query(AUDIT_LOCK_TIMEOUT).execute(&mut *transaction).await?;
-        let alone = sqlx::query_scalar!(
-            r#"SELECT pg_try_advisory_xact_lock(hashtextextended('keyholder/audit', 0)) AS "alone!""#
-        );
-        if !alone.fetch_one(&mut *transaction).await? {
-            return Ok((0, Vec::new()));
-        }
+        // One replica after the other: the second finds it made.
         let made = sqlx::query_scalar!(
-            r#"SELECT count(*) FILTER (WHERE make_audit_week(
-                          date_trunc('week', statement_timestamp() AT TIME ZONE 'UTC')::date + 7 * week
-                      )) AS "made!"
-               FROM generate_series(0, $1::int) AS week"#,
-            WEEKS_AHEAD,
+            r#"SELECT make_audit_week(
+                   date_trunc('week', statement_timestamp() AT TIME ZONE 'UTC')::date + 7 * $1::int
+               ) AS "made!"
+               FROM pg_advisory_xact_lock(hashtextextended('keyholder/audit', 0))"#,
+            ahead,
         );
         let made = made.fetch_one(&mut *transaction).await?;
-        let mut dropped = Vec::new();
-        if let Some(retention) = retention {
-            let old = sqlx::query_scalar!(
+        transaction.commit().await?;
+        Ok(made)
+    }
+
+    async fn old_audit_weeks(&self, retention: Option<Duration>) -> Result<Vec<String>, StoreError> {
+        let Some(retention) = retention else { return Ok(Vec::new()) };
+        run!(self, connection => {
+            sqlx::query_scalar!(
                 r#"SELECT c.relname AS "name!"
                    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
                    WHERE i.inhparent = 'audit_events'::regclass AND c.relname ~ '^audit_events_until_\d{8}$'
                      AND to_date(right(c.relname, 8), 'YYYYMMDD')::timestamp AT TIME ZONE 'UTC'
                          <= statement_timestamp() - make_interval(secs => $1)
                    ORDER BY c.relname"#,
-                retention.as_secs_f64(),
-            );
-            dropped = old.fetch_all(&mut *transaction).await?;
-            for name in &dropped {
-                // Letters, digits and underscores, as the query asks.
-                let drop = sqlx::AssertSqlSafe(format!("DROP TABLE {name}"));
-                sqlx::query(drop).execute(&mut *transaction).await?;
-            }
-        }
-        transaction.commit().await?;
-        Ok((made, dropped))
+                (retention + AUDIT_SLACK).as_secs_f64(),
+            )
+            .fetch_all(connection)
+            .await
+        })
+    }
+
+    /// Drops a table of the audit, unless another replica has.
+    async fn drop_audit_week(&self, name: &str) -> Result<(), StoreError> {
+        let mut transaction = self.changes.begin().await?;
+        sqlx::query(AUDIT_LOCK_TIMEOUT).execute(&mut *transaction).await?;
+        // Letters, digits and underscores, as the query asks.
+        let drop = sqlx::AssertSqlSafe(format!("DROP TABLE IF EXISTS {name}"));
+        sqlx::query(drop).execute(&mut *transaction).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// Whether it is on record that a generation of a connection was rejected.
+    pub async fn is_rejection_on_record(
+        &self,
+        organization_id: &OrganizationId,
+        id: ConnectionId,
+        generation: Generation,
+    ) -> Result<bool, StoreError> {
+        run!(self, connection => {
+            sqlx::query_scalar!(
+                r#"SELECT EXISTS (
+                       SELECT 1 FROM audit_events
+                       WHERE organization_id = $1 AND connection_id = $2 AND kind = 'CREDENTIAL_REJECTED'
+                         AND generation = $3
+                   ) AS "there!""#,
+                organization_id.as_str(),
+                id.as_uuid(),
+                generation.get(),
+            )
+            .fetch_one(connection)
+            .await
+        })
     }
 }
 

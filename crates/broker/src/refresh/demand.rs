@@ -11,7 +11,7 @@ use keyholder_domain::access::right_to_use;
 use keyholder_domain::{
     AuditKind, Connection, ConnectionId, ConnectionState, Generation, OrganizationId, Principal, Timestamp,
 };
-use keyholder_store::{AuditFilter, NewAuditEvent, Only, RefreshRow, Target};
+use keyholder_store::{NewAuditEvent, Only, RefreshRow, Target};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
@@ -239,7 +239,10 @@ impl Broker {
         let row = self.store().refresh(only).await?;
         let renewable = connection.tokens.as_ref().is_some_and(|tokens| tokens.renewable);
         let first = self.store().reject_generation(only, rejected.generation).await?;
-        if first || (row.is_none() && !self.is_on_record(&connection).await?) {
+        let (organization_id, id) = (caller.organization_id, connection.id);
+        let on_record =
+            async |generation| self.store().is_rejection_on_record(organization_id, id, generation).await;
+        if first || (row.is_none() && !on_record(connection.generation).await?) {
             let actor = Some(&rejected.actor);
             self.record_demand(caller, &connection, AuditKind::CredentialRejected, actor).await?;
         }
@@ -266,18 +269,6 @@ impl Broker {
             _ => RejectionOutcome::Gone,
         };
         Ok((now.connection, outcome))
-    }
-
-    /// Whether it is on record already that this generation of a connection was rejected.
-    async fn is_on_record(&self, connection: &Connection) -> Result<bool, BrokerError> {
-        let filter = AuditFilter {
-            connection_id: Some(connection.id),
-            kinds: vec![AuditKind::CredentialRejected],
-            limit: 1,
-            ..AuditFilter::default()
-        };
-        let events = self.store().audit_events(&connection.organization_id, &filter).await?;
-        Ok(events.first().is_some_and(|event| event.generation == Some(connection.generation)))
     }
 
     /// The connection that a report is about, and the generation that its credential was sealed at: told only to those

@@ -38,11 +38,13 @@ pub(super) struct Workloads {
 }
 
 impl Workloads {
-    /// Serves until `draining`, and until the calls in flight are answered.
+    /// Serves until `draining`, and until the calls in flight are answered. Its threads end once the sender of
+    /// `store_closed` is gone.
     pub(super) async fn serve<H: Health>(
         self,
         health: HealthServer<H>,
         draining: watch::Receiver<bool>,
+        store_closed: watch::Receiver<()>,
     ) -> Result<(), ServeError> {
         let certificate = self.config.server_certificate()?;
         let trust = self.config.trust_store()?;
@@ -67,6 +69,7 @@ impl Workloads {
                 gate: gate.clone(),
                 broker: self.broker.clone(),
                 draining: draining.clone(),
+                store_closed: store_closed.clone(),
             };
             serving.push(one.start(health.clone())?);
         }
@@ -86,6 +89,7 @@ struct Thread {
     gate: GateLayer,
     broker: Broker,
     draining: watch::Receiver<bool>,
+    store_closed: watch::Receiver<()>,
 }
 
 impl Thread {
@@ -94,18 +98,23 @@ impl Thread {
         health: HealthServer<H>,
     ) -> Result<oneshot::Receiver<Result<(), ServeError>>, ServeError> {
         let (done, ended) = oneshot::channel();
+        let mut store_closed = self.store_closed.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(ServeError::Runtime)?;
         let work = move || {
-            // Nobody waits for it any more: the process is about to end.
-            done.send(runtime.block_on(self.serve(health))).ok();
+            runtime.block_on(async move {
+                // Nobody waits for it any more: the process is about to end.
+                done.send(self.serve(health).await).ok();
+                // Others may be using a database connection that was opened here.
+                store_closed.changed().await.ok();
+            });
         };
         thread::Builder::new().name("grpc".to_owned()).spawn(work).map_err(ServeError::Runtime)?;
         Ok(ended)
     }
 
     async fn serve<H: Health>(self, health: HealthServer<H>) -> Result<(), ServeError> {
-        let (lane, released) = self.broker.store().release_lane();
+        let (lane, mut released) = self.broker.store().release_lane();
         let metrics = Arc::clone(&self.gate.metrics);
         let services = Services::new(self.broker, lane, metrics, self.draining.clone());
         let mut routes = Routes::builder();
@@ -127,7 +136,7 @@ impl Thread {
             )
             .add_service(AuditServiceServer::new(services).max_decoding_message_size(MAX_REQUEST_BYTES));
         let mut ended = self.draining;
-        Server::builder()
+        let serving = Server::builder()
             .layer(self.gate)
             .max_concurrent_streams(1_024)
             .http2_keepalive_interval(Some(Duration::from_secs(60)))
@@ -136,8 +145,12 @@ impl Thread {
             .add_routes(routes.routes())
             .serve_with_incoming_shutdown(incoming(self.accepted, self.tls, self.limits), async move {
                 ended.wait_for(|draining| *draining).await.ok();
-            })
-            .await?;
+            });
+        tokio::select! {
+            served = serving => served?,
+            // Nothing can be released any more.
+            _ = &mut released => return Err(ServeError::Thread),
+        }
         // Every call is answered, and so every clone of the lane gone. A panic has said so in the log.
         released.await.ok();
         Ok(())

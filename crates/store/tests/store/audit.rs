@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use keyholder_domain::{AuditEventId, Connection, Timestamp};
-use keyholder_store::Release;
+use keyholder_store::{AuditFilter, Release};
 
 use crate::fixtures::{World, connection, now, release};
 
@@ -26,6 +26,53 @@ async fn release_at(world: &World, connection: &Connection, moment: Timestamp, n
 
 async fn connected(world: &World) -> Connection {
     world.insert(&connection("acme", 1)).await.connection
+}
+
+#[tokio::test]
+async fn what_was_on_record_before_there_were_weeks_stays_and_so_does_what_is_ahead_of_the_clock() {
+    let world = World::unmigrated().await;
+    let migrations = [
+        include_str!("../../migrations/0001_first_release.sql"),
+        include_str!("../../migrations/0002_last_test.sql"),
+        include_str!("../../migrations/0003_oauth.sql"),
+        include_str!("../../migrations/0004_refreshes.sql"),
+    ];
+    migrations.iter().for_each(|migration| drop(world.sql(migration)));
+    let grant = "018f0000-0000-7000-8000-000000000009";
+    for (number, moment) in [now() - 700 * DAY, now(), now() + 20 * DAY].into_iter().enumerate() {
+        let id = AuditEventId::new(moment, [u8::try_from(number).unwrap(); 10]).as_uuid();
+        world.sql(&format!(
+            "INSERT INTO audit_events (organization_id, audit_event_id, kind, workload, grant_id)
+             VALUES ('acme', '{id}', 'CREDENTIAL_RELEASED', 'w', '{grant}')"
+        ));
+    }
+    world.sql(include_str!("../../migrations/0005_cheap_releases.sql"));
+    assert_eq!(world.sql("SELECT count(*) FROM audit_events"), "3");
+    assert_eq!(world.sql("SELECT grant_id FROM grant_uses"), grant);
+    // The old table reaches three weeks further; the coming ones begin behind it.
+    world.store.tend_audit(None).await.unwrap();
+    let later = AuditEventId::new(now() + 25 * DAY, [9; 10]).as_uuid();
+    world.sql(&format!(
+        "INSERT INTO audit_events (organization_id, audit_event_id, kind, workload)
+         VALUES ('acme', '{later}', 'CREDENTIAL_RELEASED', 'w')"
+    ));
+    assert_eq!(world.sql("SELECT count(*) FROM audit_events_other"), "0");
+    let (_, dropped) = world.store.tend_audit(Some(28 * DAY)).await.unwrap();
+    assert!(dropped.is_empty(), "{dropped:?}");
+}
+
+#[tokio::test]
+async fn a_list_from_the_beginning_of_time_has_everything() {
+    let world = World::start().await;
+    let connection = connected(&world).await;
+    release_at(&world, &connection, now(), 1).await;
+    for start in [Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH - 10_000 * DAY] {
+        let filter = AuditFilter { start: Some(start), limit: 10, ..AuditFilter::default() };
+        let listed = world.store.audit_events(&connection.organization_id, &filter).await.unwrap();
+        assert_eq!(listed.len(), 1, "{start}");
+    }
+    let filter = AuditFilter { end: Some(now() - DAY), limit: 10, ..AuditFilter::default() };
+    assert!(world.store.audit_events(&connection.organization_id, &filter).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -73,6 +120,7 @@ async fn weeks_that_are_older_than_the_retention_are_dropped_and_no_others() {
     let left = weeks(&world);
     assert_eq!(left, before[before.len() - left.len()..], "the oldest have gone");
     assert_eq!(dropped.len() + left.len(), 13);
+    // Four whole weeks, the week that is under way, a day of slack, and the four to come.
     assert!(left.len() == 9 || left.len() == 10, "{left:?}");
     assert_eq!(world.sql("SELECT count(*) FROM audit_events"), "1");
 }
