@@ -53,6 +53,11 @@ async fn a_cold_resolve_costs_two_statements_and_a_warm_one_costs_one() {
     let connection_id = world.connect("user:ada", "sk-ada").await;
     world.grant("agent:roadie", &connection_id).await;
     let mut gateway = world.grants("gateway");
+    // What a server does once when it starts.
+    world.sql("CREATE EXTENSION IF NOT EXISTS pg_stat_statements");
+    let weeks =
+        "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements WHERE query LIKE 'SELECT make_audit_week%'";
+    eventually("the weeks of the audit", || (world.sql(weeks) == "5").then_some(()));
     for request in [resolve_request("agent:roadie", &connection_id), resolve_by_provider("agent:roadie")] {
         count_from_now(&world);
         gateway.resolve_credential(request.clone()).await.unwrap();

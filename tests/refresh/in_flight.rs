@@ -251,11 +251,12 @@ async fn i6_whatever_comes_of_refreshes_no_secret_of_theirs_and_no_word_of_a_pro
         oauth.provider.behave(|manners| manners.account = format!("account-{number}"));
         let made = oauth.connect(&format!("user:{number}")).await;
         let held = "UPDATE provider_clients SET pause_time = NULL, failures = 0, rate = NULL";
-        oauth.world.sql(held);
         oauth.provider.spoil(1, Stage::After, effect.clone());
         make_due(&oauth, &made);
         // Whichever connection it struck: one that failed before may have been quicker.
         eventually(&format!("{effect:?}"), || {
+            // Those that fail again meanwhile must not have the client left alone.
+            oauth.world.sql(held);
             let calls = oauth.calls(Endpoint::Token);
             let struck = calls.iter().any(|call| call.fault == Some((Stage::After, effect.clone())));
             let open = oauth.world.sql("SELECT count(attempt_id) FROM refreshes");
