@@ -250,7 +250,9 @@ async fn i6_whatever_comes_of_refreshes_no_secret_of_theirs_and_no_word_of_a_pro
     for (number, effect) in effects.into_iter().enumerate() {
         oauth.provider.behave(|manners| manners.account = format!("account-{number}"));
         let made = oauth.connect(&format!("user:{number}")).await;
-        let held = "UPDATE provider_clients SET pause_time = NULL, failures = 0, rate = NULL";
+        let held =
+            "UPDATE provider_clients SET pause_time = NULL, failures = 0, rate = NULL, quarantine = NULL,
+             quarantine_time = NULL";
         oauth.provider.spoil(1, Stage::After, effect.clone());
         make_due(&oauth, &made);
         // Whichever connection it struck: one that failed before may have been quicker.
