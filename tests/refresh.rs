@@ -12,7 +12,7 @@ mod rejected;
 mod replicas;
 mod restore;
 mod spool;
-mod staged;
+pub(crate) mod staged;
 
 use std::fs;
 use std::process::Command;

@@ -37,6 +37,8 @@ mod outside;
 #[cfg(test)]
 mod pages;
 #[cfg(test)]
+mod panics;
+#[cfg(test)]
 mod peers;
 #[cfg(test)]
 mod provider;

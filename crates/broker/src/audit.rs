@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use fail::fail_point;
 use keyholder_domain::{
     AuditEvent, AuditKind, Connection, ConnectionId, Generation, Grant, OrganizationId, Principal,
     ProviderId, Reason, TestClass, WorkloadId,
@@ -45,6 +46,7 @@ impl Broker {
     /// ever.
     pub async fn tend_audit(&self, retention: Option<Duration>) {
         loop {
+            fail_point!("audit");
             let pause = match self.store().tend_audit(retention).await {
                 Ok((made, dropped)) => {
                     if made > 0 {

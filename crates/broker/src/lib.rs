@@ -25,6 +25,7 @@ mod oauth;
 mod refresh;
 mod resolve;
 mod shares;
+mod tasks;
 mod test;
 mod uses;
 mod watch;
@@ -56,6 +57,7 @@ pub use oauth::{
 };
 pub use refresh::{RefreshCounts, RefresherSettings, Rejected, RejectionOutcome};
 pub use resolve::{AmbiguousCandidate, Ask, Refusal, Released, ReleasedCredential};
+pub use tasks::keep_running;
 pub use watch::{Watch, WatchFilter, Watched};
 
 use audit_ids::AuditIds;

@@ -19,6 +19,7 @@ mod counts;
 mod demand;
 mod guard;
 mod notices;
+mod pace;
 mod plan;
 mod pool;
 mod refused;

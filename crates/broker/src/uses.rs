@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use fail::fail_point;
 use keyholder_domain::{GrantId, OrganizationId};
 use tokio::sync::{Mutex, mpsc};
 
@@ -51,6 +52,7 @@ impl Broker {
         loop {
             let mut uses = Vec::new();
             let number = receiver.recv_many(&mut uses, BATCH).await;
+            fail_point!("uses");
             if let Err(error) = self.store().note_grant_uses(&uses).await {
                 tracing::warn!(%error, "the uses of grants cannot be written down");
                 uses.iter().for_each(|(_, id)| self.0.uses.noted.invalidate(id));

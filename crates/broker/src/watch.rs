@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fail::fail_point;
 use keyholder_domain::{Connection, ConnectionState, OrganizationId};
 use keyholder_store::{ChangeFilter, ChangeNumber, Notice};
 use tokio::sync::{Semaphore, broadcast, mpsc};
@@ -68,6 +69,7 @@ impl Broker {
     /// Listens for changes on every replica, for ever. Without it, watchers still look every 30 seconds.
     pub async fn listen_for_changes(&self) {
         loop {
+            fail_point!("changes");
             let tell = |notice| self.pass_on(notice);
             if let Err(error) = self.store().listen(tell).await {
                 tracing::warn!(%error, "listening for changes failed; trying again");

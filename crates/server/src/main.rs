@@ -116,6 +116,8 @@ struct ConfigFile {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "dev")]
+    let _scenario = fail::FailScenario::setup();
     match run(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {

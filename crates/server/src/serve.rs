@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyholder_broker::{Broker, SchemaState, StoreError};
+use keyholder_broker::{Broker, SchemaState, StoreError, keep_running};
 use keyholder_catalog::{Catalog, LoadError};
 use keyholder_domain::{Clock, SystemClock};
 use keyholder_egress::{Egress, Refusal, Target};
@@ -214,10 +214,14 @@ impl Listening {
             }
         });
         let refreshes = self.roles.contains(&Role::Refresher);
-        let refreshing =
-            tokio::spawn(refresh_when_migrated(self.broker.clone(), refreshes, draining.clone()));
+        let (broker, ending) = (self.broker.clone(), draining.clone());
+        let refreshing = tokio::spawn(async move {
+            let refreshing = || refresh_when_migrated(broker.clone(), refreshes, ending.clone());
+            keep_running("refresher", refreshing).await;
+        });
         let admin = Admin { broker: self.broker.clone(), metrics: self.metrics };
-        let (listener, tender, owners) = (self.broker.clone(), self.broker.clone(), self.broker.clone());
+        let (listener, owners) = (self.broker.clone(), self.broker.clone());
+        let (tender, ending) = (self.broker.clone(), draining.clone());
         let web = self.web;
         let background = [
             tokio::spawn(async move {
@@ -226,8 +230,10 @@ impl Listening {
                 }
             }),
             tokio::spawn(serve_when_migrated(self.broker.clone(), health.clone(), draining.clone())),
-            tokio::spawn(async move { listener.listen_for_changes().await }),
-            tokio::spawn(tend_when_migrated(tender, retention, draining.clone())),
+            tokio::spawn(async move {
+                keep_running("changes", || listener.listen_for_changes()).await;
+            }),
+            tokio::spawn(tend_when_migrated(tender, retention, ending)),
             tokio::spawn(async move {
                 if let Some(web) = web {
                     crate::web::serve(web, owners).await;
@@ -299,7 +305,11 @@ async fn tend_when_migrated(
         while !matches!(broker.store().schema_state().await, Ok(SchemaState::Current)) {
             tokio::time::sleep(SCHEMA_POLL).await;
         }
-        tokio::join!(broker.tend_authorizations(), broker.tend_audit(retention), broker.tend_uses());
+        tokio::join!(
+            broker.tend_authorizations(),
+            keep_running("audit", || broker.tend_audit(retention)),
+            keep_running("uses", || broker.tend_uses()),
+        );
     };
     tokio::select! {
         () = tending => {}

@@ -82,7 +82,7 @@ pub use grants::{GrantFilter, NewGrant};
 pub use installation::{DueNotice, Installation, Reached, RefreshNumbers, Sample};
 pub use late_answers::LateAnswer;
 pub use oauth_clients::StoredOAuthClient;
-pub use provider_clients::{ClientStatus, Quarantine, RefusedGrants};
+pub use provider_clients::{ClientLimited, ClientStatus, ClientWorked, Pace, Quarantine, RefusedGrants};
 pub use refreshes::{Attempt, ClientKey, KeptAnswer, Only, Postponed, RefreshRow, Schedule};
 pub use release::{Candidate, Found, Release, ReleaseLane, Target};
 pub use revocation_runs::{RevocationCounts, RevocationRun};

@@ -65,63 +65,160 @@ pub struct ClientStatus {
     pub quarantine: Option<String>,
 }
 
+/// How fast a client is used, in calls a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    /// Now.
+    pub rate: f64,
+    /// The highest that went well for a while, as far as it is known.
+    pub good: Option<f64>,
+    /// The lowest that was too fast, as far as it is known.
+    pub bad: Option<f64>,
+}
+
+fn pace(rate: Option<f64>, good: Option<f64>, bad: Option<f64>) -> Option<Pace> {
+    rate.map(|rate| Pace { rate, good, bad })
+}
+
+/// A client that did what it should.
+#[derive(Debug, Clone, Default)]
+pub struct ClientWorked {
+    /// The quarantine that it is still in.
+    pub quarantine: Option<String>,
+    /// Its pace; none: as fast as there is room.
+    pub pace: Option<Pace>,
+    /// When that was set.
+    pub pace_time: Option<Timestamp>,
+    /// Whether it had too many calls within the last two seconds.
+    pub just_limited: bool,
+    /// Whether it had too many calls last more than two minutes ago.
+    pub calm: bool,
+    /// Whether its pace was used to the full for two seconds and ten calls.
+    pub settled: bool,
+}
+
+/// A client that had too many calls.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ClientLimited {
+    /// Its pace till now.
+    pub pace: Option<Pace>,
+    /// When that was set.
+    pub pace_time: Option<Timestamp>,
+    /// Whether it has been known since the call was claimed: there is nothing to learn from it any more.
+    pub known: bool,
+}
+
+struct WorkedRow {
+    quarantine: Option<String>,
+    rate: Option<f64>,
+    good_rate: Option<f64>,
+    bad_rate: Option<f64>,
+    rate_time: Option<Timestamp>,
+    just_limited: bool,
+    calm: bool,
+    settled: bool,
+}
+
+struct LimitedRow {
+    rate: Option<f64>,
+    good_rate: Option<f64>,
+    bad_rate: Option<f64>,
+    rate_time: Option<Timestamp>,
+    known: bool,
+}
+
 fn organization(key: &ClientKey) -> &str {
     key.organization_id.as_ref().map_or("", OrganizationId::as_str)
 }
 
 impl Store {
     /// Notes that a client did what it should, which ends its quarantine if the provider did not take it before. Returns
-    /// the quarantine that it is still in.
-    ///
-    /// `seen_rate`: how many calls went well within the last second.
-    pub async fn client_worked(&self, key: &ClientKey, seen_rate: f64) -> Result<Option<String>, StoreError> {
-        let left = run!(self, connection => {
-            sqlx::query_scalar!(
-                "UPDATE provider_clients SET failures = 0, pause_time = NULL,
+    /// the quarantine that it is still in, and its pace.
+    pub async fn client_worked(&self, key: &ClientKey) -> Result<ClientWorked, StoreError> {
+        let worked = run!(self, connection => {
+            sqlx::query_as!(
+                WorkedRow,
+                r#"UPDATE provider_clients p SET failures = 0, pause_time = NULL,
                      quarantine = CASE WHEN quarantine = 'CLIENT_REFUSED' THEN NULL ELSE quarantine END,
                      quarantine_time = CASE WHEN quarantine = 'CLIENT_REFUSED' THEN NULL ELSE quarantine_time END,
                      probe_time = CASE WHEN quarantine = 'CLIENT_REFUSED' THEN NULL ELSE probe_time END,
-                     window_good = window_good + CASE WHEN window_end_time > clock_timestamp() THEN 1 ELSE 0 END,
-                     rate = CASE WHEN limited_time > clock_timestamp() - interval '2 seconds'
-                                     THEN greatest(rate, $4::double precision)
-                                 WHEN limited_time < clock_timestamp() - interval '60 seconds' THEN rate + 0.05
-                                 WHEN limited_time < clock_timestamp() - interval '20 seconds' THEN rate + 0.01
-                                 ELSE rate END
+                     window_good = window_good + CASE WHEN window_end_time > clock_timestamp() THEN 1 ELSE 0 END
                  WHERE organization_id = $1 AND provider_id = $2 AND client_id = $3
-                 RETURNING quarantine",
+                 RETURNING quarantine, rate, good_rate, bad_rate, rate_time,
+                     coalesce(limited_time > clock_timestamp() - interval '2 seconds', false) AS "just_limited!",
+                     coalesce(limited_time < clock_timestamp() - interval '2 minutes', false) AS "calm!",
+                     CASE WHEN rate_time + make_interval(secs => greatest(2, 10 / rate)) < clock_timestamp()
+                          THEN EXISTS (SELECT FROM refreshes r WHERE r.ready AND r.client_organization_id = $1
+                                       AND r.provider_id = $2 AND r.client_id = $3)
+                          ELSE false END AS "settled!""#,
                 organization(key),
                 key.provider_id.as_str(),
                 key.client_id.as_str(),
-                seen_rate,
             )
             .fetch_optional(connection)
             .await
         })?;
-        Ok(left.flatten())
+        let Some(worked) = worked else { return Ok(ClientWorked::default()) };
+        let WorkedRow { quarantine, rate_time: pace_time, just_limited, calm, settled, .. } = worked;
+        let pace = pace(worked.rate, worked.good_rate, worked.bad_rate);
+        Ok(ClientWorked { quarantine, pace, pace_time, just_limited, calm, settled })
     }
 
-    /// Notes that a client had too many calls: it is left alone for `seconds`, and used less often from then on.
+    /// Notes that a client had too many calls, and leaves it alone for `seconds`. `asked`: when the call was claimed.
     pub async fn client_limited(
         &self,
         key: &ClientKey,
         seconds: f64,
-        seen_rate: f64,
-    ) -> Result<(), StoreError> {
-        run!(self, connection => {
-            sqlx::query!(
-                "UPDATE provider_clients SET
-                     rate = CASE WHEN rate IS NULL THEN greatest($5::double precision, 1)
-                                 WHEN limited_time > clock_timestamp() - interval '2 seconds'
-                                     THEN greatest(rate, $5::double precision)
-                                 ELSE greatest(rate * 0.97, 0.1) END,
-                     limited_time = clock_timestamp(),
-                     pause_time = greatest(pause_time, clock_timestamp() + make_interval(secs => $4))
-                 WHERE organization_id = $1 AND provider_id = $2 AND client_id = $3",
+        asked: Timestamp,
+    ) -> Result<ClientLimited, StoreError> {
+        let limited = run!(self, connection => {
+            sqlx::query_as!(
+                LimitedRow,
+                r#"WITH before AS (
+                       SELECT rate, good_rate, bad_rate, rate_time, coalesce(limited_time > $5, false) AS known
+                       FROM provider_clients
+                       WHERE organization_id = $1 AND provider_id = $2 AND client_id = $3 FOR UPDATE
+                   ), put AS (
+                       UPDATE provider_clients SET limited_time = clock_timestamp(),
+                           pause_time = greatest(pause_time, clock_timestamp() + make_interval(secs => $4))
+                       WHERE organization_id = $1 AND provider_id = $2 AND client_id = $3
+                   )
+                   SELECT rate, good_rate, bad_rate, rate_time, known AS "known!" FROM before"#,
                 organization(key),
                 key.provider_id.as_str(),
                 key.client_id.as_str(),
                 seconds,
-                seen_rate,
+                asked as Timestamp,
+            )
+            .fetch_optional(connection)
+            .await
+        })?;
+        let Some(limited) = limited else { return Ok(ClientLimited::default()) };
+        let pace = pace(limited.rate, limited.good_rate, limited.bad_rate);
+        Ok(ClientLimited { pace, pace_time: limited.rate_time, known: limited.known })
+    }
+
+    /// Gives a client another pace, unless somebody else has meanwhile: `before` is when the one that is to be replaced was
+    /// set. The new one counts as set at the end of the client's pause.
+    pub async fn set_pace(
+        &self,
+        key: &ClientKey,
+        before: Option<Timestamp>,
+        pace: Pace,
+    ) -> Result<(), StoreError> {
+        run!(self, connection => {
+            sqlx::query!(
+                "UPDATE provider_clients SET rate = $4, good_rate = $5, bad_rate = $6,
+                     rate_time = greatest(clock_timestamp(), pause_time)
+                 WHERE organization_id = $1 AND provider_id = $2 AND client_id = $3
+                   AND rate_time IS NOT DISTINCT FROM $7",
+                organization(key),
+                key.provider_id.as_str(),
+                key.client_id.as_str(),
+                pace.rate,
+                pace.good,
+                pace.bad,
+                before as Option<Timestamp>,
             )
             .execute(connection)
             .await

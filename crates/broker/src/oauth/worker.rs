@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
+use fail::fail_point;
 use futures::future::join_all;
 use keyholder_domain::{AuthorizationFailure, AuthorizationState};
 use keyholder_store::StoredAuthorization;
 
 use super::browser::LEASE;
+use crate::tasks::keep_running;
 use crate::{Broker, BrokerError};
 
 /// How often it is looked.
@@ -19,11 +21,16 @@ const BATCH: i64 = 16;
 impl Broker {
     /// Sees to flows, revocations and runs of them, for ever.
     pub async fn tend_authorizations(&self) {
-        futures::future::join(self.tend_flows(), self.tend_runs()).await;
+        futures::future::join(
+            keep_running("flows", || self.tend_flows()),
+            keep_running("revocation-runs", || self.tend_runs()),
+        )
+        .await;
     }
 
     async fn tend_runs(&self) {
         loop {
+            fail_point!("revocation-runs");
             let worked = self.run_revocations().await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "a run of revocations stopped; it goes on when its lease ends");
                 false
@@ -36,6 +43,7 @@ impl Broker {
 
     async fn tend_flows(&self) {
         loop {
+            fail_point!("flows");
             let (flows, revocations) = futures::future::join(self.tend_due(), self.revoke_due()).await;
             let full = [flows, revocations].into_iter().any(|taken| match taken {
                 Ok(taken) => taken > 0,

@@ -1,9 +1,12 @@
 //! One attempt: ask the provider, keep the answer.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use fail::fail_point;
+use futures::FutureExt as _;
 use keyholder_catalog::Provider;
 use keyholder_catalog::oauth2::{RefreshWith, Reuse};
 use keyholder_domain::{AuthMethod, ConnectionState, Timestamp};
@@ -68,25 +71,34 @@ impl Broker {
     /// Sees an attempt through, whatever comes of it.
     pub(super) async fn see_through(&self, attempt: &Attempt, since: Instant) {
         let asked = AtomicBool::new(attempt.sealed_answer.is_some());
-        let Err(error) = self.work(attempt, since, &asked).await else { return };
-        tracing::warn!(
-            %error, connection_id = %attempt.connection_id, provider_id = %attempt.client.provider_id,
-            "a refresh could not be seen through; it is taken up again"
-        );
+        let (connection_id, provider_id) = (attempt.connection_id, &attempt.client.provider_id);
+        let error = match AssertUnwindSafe(self.work(attempt, since, &asked)).catch_unwind().await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    %error, %connection_id, %provider_id, "a refresh could not be seen through; it is taken up again"
+                );
+                "STORE_UNAVAILABLE"
+            }
+            Err(_) => {
+                tracing::error!(%connection_id, %provider_id, "a refresh panicked; it is taken up again");
+                "INTERNAL"
+            }
+        };
         if !asked.into_inner() {
-            self.give_back_claim(attempt, since).await;
+            self.give_back_claim(attempt, since, error).await;
         }
     }
 
     /// Gives a claim back that came to no question, so that nobody takes it for one whose answer was lost.
-    pub(super) async fn give_back_claim(&self, attempt: &Attempt, since: Instant) {
+    pub(super) async fn give_back_claim(&self, attempt: &Attempt, since: Instant, error: &'static str) {
         let lease = Duration::from_secs(u64::try_from(attempt.call_seconds).unwrap_or(1));
         while since.elapsed() < lease {
             let soon = attempt.time + since.elapsed() + ASK_LATER;
             let unasked = Postponed {
                 due_time: Some(soon),
                 earliest_time: soon,
-                error: "STORE_UNAVAILABLE",
+                error,
                 counts: false,
                 answered: true,
                 keeps_place: false,
@@ -101,6 +113,7 @@ impl Broker {
     }
 
     async fn work(&self, attempt: &Attempt, since: Instant, asked: &AtomicBool) -> Result<(), BrokerError> {
+        fail_point!("attempt-begun");
         let stored = self.store().connection(&attempt.organization_id, attempt.connection_id).await?;
         let provider = self.known_provider(&attempt.client.provider_id).ok();
         let recipe = provider.and_then(|provider| provider.oauth2.as_deref());
@@ -175,12 +188,14 @@ impl Broker {
         let speaks = server(work.provider, &client, &work.stored.connection.config)?;
         match self.ask(work, &client, &renewal, asked).await? {
             Asked::Answered(answer) => {
+                fail_point!("attempt-answered");
                 let kept = if speaks.tokens_in(&answer).iter().any(Option::is_some) {
                     let sealed = self.seal_refresh_answer(work, &answer).await?;
                     let kept = kept_of(attempt, &sealed);
                     if !self.keep_for_sure(&kept).await? {
                         return self.too_late(work, &client, &answer).await;
                     }
+                    fail_point!("attempt-kept");
                     Some(sealed)
                 } else {
                     None

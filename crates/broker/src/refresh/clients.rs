@@ -4,9 +4,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use keyholder_store::{Attempt, ClientKey, Quarantine, RefusedGrants};
+use keyholder_store::{Attempt, ClientKey, Pace, Quarantine, RefusedGrants};
 
-use super::{chance, plan};
+use super::{chance, pace, plan};
 use crate::{Broker, BrokerError};
 
 /// How long a client is left alone that had too many calls, where the provider does not say it.
@@ -78,31 +78,44 @@ impl Broker {
     }
 
     pub(super) async fn client_worked(&self, attempt: &Attempt) -> Result<(), BrokerError> {
-        let seen = &self.refresher().seen;
-        if attempt.client_is_watched || seen.was_limited(&attempt.client) {
-            let rate = seen.rate(&attempt.client);
-            let left = self.store().client_worked(&attempt.client, rate).await?;
-            if left.as_deref() == Some(Quarantine::ManyGrantsRefused.as_str()) {
-                // Others of this client are fine: those that were refused were refused one by one.
-                let key = &attempt.client;
-                let id = Some(&key.client_id);
-                self.store().resume_clients(&key.provider_id, id, Some(key), BELIEVED).await?;
-                tracing::warn!(provider_id = %key.provider_id, "a connection of a client in quarantine could be refreshed; the provider is believed");
+        let (key, seen) = (&attempt.client, &self.refresher().seen);
+        if !attempt.client_is_watched && !seen.was_limited(key) {
+            return Ok(());
+        }
+        let worked = self.store().client_worked(key).await?;
+        if let Some(pace) = worked.pace {
+            let rate = seen.rate(key);
+            if worked.settled {
+                self.store().set_pace(key, worked.pace_time, pace::faster(pace, worked.calm)).await?;
+            } else if worked.just_limited && pace.bad.is_none() && rate > pace.rate {
+                // The first time, and what was on its way went well.
+                self.store().set_pace(key, worked.pace_time, Pace { rate, ..pace }).await?;
             }
+        }
+        if worked.quarantine.as_deref() == Some(Quarantine::ManyGrantsRefused.as_str()) {
+            // Others of this client are fine: those that were refused were refused one by one.
+            let id = Some(&key.client_id);
+            self.store().resume_clients(&key.provider_id, id, Some(key), BELIEVED).await?;
+            tracing::warn!(provider_id = %key.provider_id, "a connection of a client in quarantine could be refreshed; the provider is believed");
         }
         Ok(())
     }
 
     pub(super) async fn client_limited(
         &self,
-        key: &ClientKey,
+        attempt: &Attempt,
         retry_after: Option<Duration>,
     ) -> Result<(), BrokerError> {
+        let (key, seen) = (&attempt.client, &self.refresher().seen);
         let wait = retry_after.unwrap_or(LIMITED);
-        self.refresher().seen.limited(key);
-        let rate = self.refresher().seen.rate(key);
+        seen.limited(key);
         tracing::info!(provider_id = %key.provider_id, seconds = wait.as_secs_f64(), "the provider wants fewer calls");
-        Ok(self.store().client_limited(key, wait.as_secs_f64(), rate).await?)
+        let limited = self.store().client_limited(key, wait.as_secs_f64(), attempt.time).await?;
+        if !limited.known {
+            let pace = limited.pace.map_or_else(|| pace::first(seen.rate(key)), pace::slower);
+            self.store().set_pace(key, limited.pace_time, pace).await?;
+        }
+        Ok(())
     }
 
     /// Notes a failure that is not the grant's. Several in a row, of whatever connection, and the client is left alone.

@@ -61,7 +61,7 @@ impl Broker {
             TokenFault::Passing { retry_after }
                 if answer.status == 429 || answer.status == 503 && retry_after.is_some() =>
             {
-                self.client_limited(&attempt.client, retry_after).await?;
+                self.client_limited(attempt, retry_after).await?;
                 // Not its fault: its turn comes again as soon as the client's does.
                 self.postpone(work, RATE_LIMITED, Some(work.now()), kept.is_some()).await
             }

@@ -2,9 +2,11 @@
 //! provider did not take what it was given.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use fail::fail_point;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use keyholder_domain::access::right_to_use;
@@ -117,12 +119,21 @@ impl Broker {
         let (broker, organization_id) = (self.clone(), organization_id.clone());
         // In a task of its own: it must not stop when the first of those who wait goes away.
         let task = tokio::spawn(async move {
-            let awaited = broker.demand(&organization_id, connection_id, at_once).await;
+            let awaited = broker.demand(&organization_id, connection_id, at_once);
+            let awaited = AssertUnwindSafe(awaited).catch_unwind().await;
+            // Whatever came of it: nobody may find an end of the past here.
             broker.waits().remove(&connection_id);
-            awaited.unwrap_or_else(|error| {
-                tracing::warn!(%error, %connection_id, "a refresh could not be waited for");
-                Awaited::Failed(None)
-            })
+            match awaited {
+                Ok(Ok(awaited)) => awaited,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, %connection_id, "a refresh could not be waited for");
+                    Awaited::Failed(None)
+                }
+                Err(_) => {
+                    tracing::error!(%connection_id, "the wait for a refresh panicked");
+                    Awaited::Failed(None)
+                }
+            }
         });
         let waiting = async move { task.await.unwrap_or(Awaited::Failed(None)) }.boxed().shared();
         waits.insert(connection_id, waiting.clone());
@@ -143,6 +154,7 @@ impl Broker {
         let only = Only { organization_id, connection_id };
         let mut told = self.refresher().told.subscribe();
         let until = Instant::now() + LONGEST;
+        fail_point!("demanded");
         let Some(mut before) = self.store().refresh(only).await? else {
             return Ok(Awaited::NotRenewable);
         };

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use fail::fail_point;
 use keyholder_catalog::oauth2::Reuse;
 use keyholder_domain::ProviderId;
 use keyholder_store::{Installation, Only, Reached};
@@ -84,6 +85,7 @@ fn judge(installation: &Installation, seen: Option<Seen>, cluster: &str) -> Opti
 impl Broker {
     pub(super) async fn guard_for_ever(&self, mut stop: watch::Receiver<bool>) {
         while !pause(LOOK_AGAIN, &mut stop).await {
+            fail_point!("guard");
             if let Err(error) = self.guard().await {
                 tracing::debug!(%error, "it could not be looked whether the database is the one that it was");
             }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fail::fail_point;
 use keyholder_domain::{AuditKind, ConnectionState};
 use keyholder_store::{DueNotice, NewAuditEvent};
 use tokio::sync::watch;
@@ -18,6 +19,7 @@ const BATCH: i64 = 100;
 impl Broker {
     pub(super) async fn notify_for_ever(&self, mut stop: watch::Receiver<bool>) {
         loop {
+            fail_point!("notices");
             if let Err(error) = self.notify().await {
                 tracing::debug!(%error, "owners could not be told that their permission ends");
             }

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fail::fail_point;
 use futures::future::join_all;
 use tokio::sync::{Semaphore, watch};
 use tracing::Instrument as _;
 
 use super::{Told, pause};
+use crate::tasks::keep_running;
 use crate::{Broker, BrokerError};
 
 /// How often it is looked while something waits for its turn, and while nothing does.
@@ -36,22 +38,21 @@ impl Broker {
         }
         // What is here already is nothing that others must take over.
         self.replay_spooled().await;
+        let slots = Arc::new(Semaphore::new(self.refresher().settings.workers));
         tokio::join!(
-            self.claim_for_ever(stop.clone()),
-            self.take_over_for_ever(stop.clone()),
-            self.adopt_for_ever(stop.clone()),
-            self.replay_spool(stop.clone()),
-            self.guard_for_ever(stop.clone()),
-            self.notify_for_ever(stop),
+            keep_running("claims", || self.claim_for_ever(&slots, stop.clone())),
+            keep_running("interrupted-refreshes", || self.take_over_for_ever(stop.clone())),
+            keep_running("late-answers", || self.adopt_for_ever(stop.clone())),
+            keep_running("spool", || self.replay_spool(stop.clone())),
+            keep_running("guard", || self.guard_for_ever(stop.clone())),
+            keep_running("notices", || self.notify_for_ever(stop.clone())),
         );
     }
 
-    async fn claim_for_ever(&self, mut stop: watch::Receiver<bool>) {
-        let settings = &self.refresher().settings;
-        let slots = Arc::new(Semaphore::new(settings.workers));
+    async fn claim_for_ever(&self, slots: &Arc<Semaphore>, mut stop: watch::Receiver<bool>) {
         let mut told = self.refresher().told.subscribe();
         while !*stop.borrow() {
-            let worked = match self.claim(&slots, &stop).await {
+            let worked = match self.claim(slots, &stop).await {
                 Ok(worked) => worked,
                 Err(error) => {
                     tracing::warn!(%error, "what is to be refreshed could not be claimed; trying again");
@@ -64,7 +65,7 @@ impl Broker {
                 _ = stop.wait_for(|stop| *stop) => {}
             }
         }
-        let every = u32::try_from(settings.workers).unwrap_or(u32::MAX);
+        let every = u32::try_from(self.refresher().settings.workers).unwrap_or(u32::MAX);
         if tokio::time::timeout(LAST, slots.acquire_many(every)).await.is_err() {
             tracing::warn!("refreshes were still under way at the end; others take them over");
         }
@@ -84,9 +85,10 @@ impl Broker {
         // Before the claim: the lease must not outlast what we think it does.
         let since = Instant::now();
         let claimed = self.store().claim_refreshes(room, per_client, self.reached()).await?;
+        fail_point!("claims");
         if *stop.borrow() {
             // Nothing is begun any more; others have them at once.
-            join_all(claimed.iter().map(|attempt| self.give_back_claim(attempt, since))).await;
+            join_all(claimed.iter().map(|attempt| self.give_back_claim(attempt, since, "INTERRUPTED"))).await;
             return Ok(false);
         }
         for attempt in claimed {
@@ -108,6 +110,7 @@ impl Broker {
         loop {
             match self.store().take_abandoned_refreshes(TAKE_OVER, 16).await {
                 Ok(abandoned) => {
+                    fail_point!("interrupted-refreshes");
                     let since = Instant::now();
                     for attempt in abandoned {
                         // Each on its own: one that gets no answer from the database must not hold up the others.
@@ -127,6 +130,7 @@ impl Broker {
     async fn adopt_for_ever(&self, mut stop: watch::Receiver<bool>) {
         let mut passes: u32 = 0;
         loop {
+            fail_point!("late-answers");
             if let Err(error) = self.adopt().await {
                 tracing::warn!(%error, "late answers could not be looked at");
             }
@@ -151,7 +155,7 @@ impl Broker {
             let since = Instant::now();
             let Some(mut attempt) = self.store().claim_refresh(only).await? else { continue };
             if attempt.generation != late.generation {
-                self.give_back_claim(&attempt, since).await;
+                self.give_back_claim(&attempt, since, "INTERRUPTED").await;
                 continue;
             }
             tracing::info!(connection_id = %attempt.connection_id, "a late answer is used after all");

@@ -9,6 +9,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use fail::fail_point;
 use keyholder_domain::{ConnectionId, Generation, OrganizationId};
 use keyholder_store::KeptAnswer;
 use keyholder_vault::Sealed;
@@ -89,6 +90,7 @@ impl Broker {
     /// Puts spooled answers into the database, for ever.
     pub(super) async fn replay_spool(&self, mut stop: tokio::sync::watch::Receiver<bool>) {
         while !pause(LOOK_AGAIN, &mut stop).await {
+            fail_point!("spool");
             self.replay_spooled().await;
         }
     }

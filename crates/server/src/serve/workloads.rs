@@ -114,7 +114,7 @@ impl Thread {
     }
 
     async fn serve<H: Health>(self, health: HealthServer<H>) -> Result<(), ServeError> {
-        let (lane, mut released) = self.broker.store().release_lane();
+        let (lane, released) = self.broker.store().release_lane();
         let metrics = Arc::clone(&self.gate.metrics);
         let services = Services::new(self.broker, lane, metrics, self.draining.clone());
         let mut routes = Routes::builder();
@@ -136,7 +136,7 @@ impl Thread {
             )
             .add_service(AuditServiceServer::new(services).max_decoding_message_size(MAX_REQUEST_BYTES));
         let mut ended = self.draining;
-        let serving = Server::builder()
+        Server::builder()
             .layer(self.gate)
             .max_concurrent_streams(1_024)
             .http2_keepalive_interval(Some(Duration::from_secs(60)))
@@ -145,13 +145,9 @@ impl Thread {
             .add_routes(routes.routes())
             .serve_with_incoming_shutdown(incoming(self.accepted, self.tls, self.limits), async move {
                 ended.wait_for(|draining| *draining).await.ok();
-            });
-        tokio::select! {
-            served = serving => served?,
-            // Nothing can be released any more.
-            _ = &mut released => return Err(ServeError::Thread),
-        }
-        // Every call is answered, and so every clone of the lane gone. A panic has said so in the log.
+            })
+            .await?;
+        // Every call is answered, and so every clone of the lane gone.
         released.await.ok();
         Ok(())
     }

@@ -183,9 +183,11 @@ async fn claim(
                SELECT u.*, greatest(0, least(
                    $1::bigint,
                    CASE WHEN u.quarantine IS NOT NULL OR u.failures >= 5 THEN 1 ELSE $2::bigint END - under_way.number,
+                   -- What was not used is used later for a tenth of a second at most, and not at all behind a pause.
                    CASE WHEN u.rate IS NULL THEN $1::bigint
-                        ELSE least(ceil(u.rate / 4),
-                                   1 + floor(extract(epoch FROM clock_timestamp() - u.paid_time) * u.rate))::bigint END
+                        ELSE least(ceil(u.rate / 10),
+                                   1 + floor(extract(epoch FROM clock_timestamp() - greatest(u.paid_time, u.pause_time))
+                                             * u.rate))::bigint END
                )) AS number
                FROM usable u CROSS JOIN LATERAL (
                    SELECT count(*) AS number FROM refreshes r
@@ -222,7 +224,7 @@ async fn claim(
                    r.ambiguous_time, r.refused_time, r.failures, r.sealed_answer, picked.watched
            ), paid AS (
                UPDATE provider_clients p
-               SET claims = p.claims + 1, paid_time = greatest(p.paid_time, clock_timestamp() - interval '250 milliseconds')
+               SET claims = p.claims + 1, paid_time = greatest(p.paid_time, p.pause_time, clock_timestamp() - interval '100 milliseconds')
                        + make_interval(secs => coalesce(spent.number / p.rate, 0)),
                    probe_time = CASE WHEN p.probe_time IS NULL THEN NULL
                                      WHEN p.quarantine = 'MANY_GRANTS_REFUSED'

@@ -1,12 +1,14 @@
 //! Releases in batches. Those that wait share one statement, and so a round trip and a commit; one that comes alone is
 //! sent alone, at once.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use fail::fail_point;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use keyholder_domain::{GrantId, Timestamp};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgConnection, PgPool};
@@ -53,7 +55,7 @@ impl Store {
             .test_before_acquire(false)
             .connect_lazy_with(self.releases.0.clone());
         let (sender, queue) = mpsc::channel(WAITING);
-        (ReleaseLane(sender), tokio::spawn(send_batches(pool, queue, Arc::clone(&self.batches))))
+        (ReleaseLane(sender), tokio::spawn(run(pool, queue, Arc::clone(&self.batches))))
     }
 
     /// How many statements have recorded releases, through all lanes.
@@ -78,7 +80,15 @@ impl ReleaseLane {
     }
 }
 
-async fn send_batches(pool: PgPool, mut queue: mpsc::Receiver<Waiting>, batches: Arc<AtomicU64>) {
+/// Runs a lane to its end. Those who were in hand when it panics get an error, those who wait in the queue do not notice.
+async fn run(pool: PgPool, mut queue: mpsc::Receiver<Waiting>, batches: Arc<AtomicU64>) {
+    while AssertUnwindSafe(send_batches(&pool, &mut queue, &batches)).catch_unwind().await.is_err() {
+        tracing::error!("a lane of releases panicked; it begins anew");
+    }
+    pool.close().await;
+}
+
+async fn send_batches(pool: &PgPool, queue: &mut mpsc::Receiver<Waiting>, batches: &AtomicU64) {
     let mut waiting = Vec::with_capacity(BATCH);
     let mut under_way = FuturesUnordered::new();
     let mut youngest = Instant::now();
@@ -88,7 +98,8 @@ async fn send_batches(pool: PgPool, mut queue: mpsc::Receiver<Waiting>, batches:
         if room && due && !waiting.is_empty() {
             youngest = Instant::now();
             batches.fetch_add(1, Ordering::Relaxed);
-            under_way.push(send(&pool, std::mem::replace(&mut waiting, Vec::with_capacity(BATCH))));
+            fail_point!("batch");
+            under_way.push(send(pool, std::mem::replace(&mut waiting, Vec::with_capacity(BATCH))));
         }
         let room = under_way.len() < UNDER_WAY as usize;
         let (some, more) = (!waiting.is_empty(), BATCH - waiting.len());
@@ -104,8 +115,6 @@ async fn send_batches(pool: PgPool, mut queue: mpsc::Receiver<Waiting>, batches:
         }
     }
     // Whoever waited has gone, and its lane with it.
-    drop(under_way);
-    pool.close().await;
 }
 
 async fn send(pool: &PgPool, mut batch: Vec<Waiting>) {
