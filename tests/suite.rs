@@ -19,6 +19,8 @@ mod dependencies;
 #[cfg(test)]
 mod dev;
 #[cfg(test)]
+mod disk_full;
+#[cfg(test)]
 mod failures;
 #[cfg(test)]
 mod fault_proxy;

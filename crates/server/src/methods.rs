@@ -16,9 +16,9 @@ pub struct Method {
     /// How long a call may take at most until its answer begins. None: as long as others; a stream that has begun lasts
     /// until either side ends it.
     pub deadline: Option<Duration>,
-    /// Whether a refusal for a missing role is the handler's, because only the handler knows in whose audit to record
-    /// it. Everywhere else it is the gate's.
-    pub audits_roles: bool,
+    /// Whether every call of a known workload is in the audit. Then a refusal for a missing role is the handler's, because only
+    /// the handler knows in whose audit to record it; everywhere else it is the gate's.
+    pub in_audit: bool,
 }
 
 const ANY: &[Role] = &[];
@@ -61,10 +61,7 @@ pub const METHODS: &[Method] = &[
     method("/keyholder.v1.GrantService/RevokeGrant", MANAGING, SHORT),
     method("/keyholder.v1.GrantService/CheckAccess", CHECKING, SHORT),
     method("/keyholder.v1.GrantService/ListAccess", CHECKING, SHORT),
-    Method {
-        audits_roles: true,
-        ..method("/keyholder.v1.GrantService/ResolveCredential", RESOLVING, OUTSIDE)
-    },
+    Method { in_audit: true, ..method("/keyholder.v1.GrantService/ResolveCredential", RESOLVING, OUTSIDE) },
     method("/keyholder.v1.GrantService/ReportRejected", RESOLVING, OUTSIDE),
     method("/keyholder.v1.AuditService/ListAuditEvents", AUDITING, SHORT),
     method("/grpc.health.v1.Health/Check", ANY, SHORT),
@@ -75,7 +72,7 @@ pub const METHODS: &[Method] = &[
 ];
 
 const fn method(path: &'static str, roles: &'static [Role], deadline: Option<Duration>) -> Method {
-    Method { path, roles, deadline, audits_roles: false }
+    Method { path, roles, deadline, in_audit: false }
 }
 
 impl Method {
