@@ -134,7 +134,7 @@ mod tests {
             let room = pace.map_or(room, |pace| {
                 if paid > now { 0 } else { room.min(1 + ((now - paid).min(BURST) * pace.rate) as usize) }
             });
-            if now >= pause_end && step % 8 == 0 && room > 0 {
+            if now >= pause_end && step.is_multiple_of(8) && room > 0 {
                 flying.extend(std::iter::repeat_n((now, now + 0.02), room));
                 if let Some(pace) = pace {
                     paid = f64::max(paid, now - BURST) + room as f64 / pace.rate;
