@@ -128,3 +128,17 @@ fn provider_definitions_are_linted_in_whole() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("one.yaml") && text.contains("nonsense") && text.contains("two.yaml"), "{text}");
 }
+
+#[test]
+fn whoever_stops_reading_early_makes_no_command_panic() {
+    let mut listing = Command::new(binary())
+        .args(["providers", "schema"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(listing.stdout.take());
+    let output = listing.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,7 +1,13 @@
 //! What one caller may take of the server.
 
+use std::sync::Arc;
+
 use keyholder_proto::v1;
+use keyholder_testkit::client;
 use prost::Message as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 
@@ -74,4 +80,49 @@ async fn one_watcher_more_than_a_process_feeds_is_refused_until_another_has_gone
     });
     drop(again.await.unwrap());
     drop(feeds);
+}
+
+/// A frame of HTTP/2 (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+#[tokio::test]
+async fn many_calls_that_are_cancelled_at_once_do_not_end_the_connection_of_all_others() {
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+    let world = World::start();
+    let (certificate, key) = world.certificate("gateway");
+    let config = client::config(&world.dir.path().join("ca.pem"), &certificate, &key).unwrap();
+    let tcp = TcpStream::connect(world.server.grpc).await.unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    let mut stream = connector.connect("localhost".try_into().unwrap(), tcp).await.unwrap();
+    // POST and https are in the static table (RFC 7541, appendix A), where 4 is the path and 1 the authority.
+    let literal =
+        |start: &[u8], text: &str| [start, &[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let path = literal(&[0x04], "/keyholder.v1.GrantService/ResolveCredential");
+    let headers = [&[0x83, 0x87][..], &path, &literal(&[0x01], "localhost")].concat();
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    sent.extend(frame(SETTINGS, 0, 0, &[]));
+    for number in 0..200 {
+        sent.extend(frame(HEADERS, 4, 2 * number + 1, &headers));
+        sent.extend(frame(RST_STREAM, 0, 2 * number + 1, &8_u32.to_be_bytes()));
+    }
+    sent.extend(frame(PING, 0, 0, b"alive?  "));
+    stream.write_all(&sent).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.expect("the connection is there");
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).await.unwrap();
+        assert_ne!(head[3], GOAWAY, "{}", String::from_utf8_lossy(&payload));
+        if head[3] == PING && head[4] == 1 {
+            break;
+        }
+    }
 }

@@ -7,6 +7,7 @@ use keyholder_testkit::provider::{Call, Effect, Endpoint, Expiry, Outcome, Refre
 use serde_json::json;
 use tonic::Code;
 
+use super::staged::Staged;
 use super::*;
 use crate::harness::{assert_refused, log_lines};
 use crate::oauth::world::Setup;
@@ -423,4 +424,23 @@ async fn the_end_of_a_refresh_token_moves_with_each_new_one_and_is_not_waited_fo
     let before = format!("due_time < to_timestamp({}) - interval '2 minutes'", end(&refreshed));
     assert_eq!(row(&oauth, &made, &before), "t");
     assert!(end(&refreshed) < refreshed.tokens.unwrap().expire_time.unwrap().seconds);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_life_of_a_token_counts_from_before_it_was_asked_for() {
+    let staged = Staged::start(super::staged::STATIC).await;
+    let gate = staged.hold(Stage::After);
+    let asked = staged.oauth.world.sql("SELECT clock_timestamp()");
+    let later = format!("SELECT clock_timestamp() > '{asked}'::timestamptz + interval '1500 milliseconds'");
+    eventually("a provider that takes its time", || (staged.oauth.world.sql(&later) == "t").then_some(()));
+    gate.release();
+    staged.assert_refreshed().await;
+    let ended =
+        format!("SELECT token_expire_time - '{asked}'::timestamptz <= interval '1 hour' FROM connections");
+    assert_eq!(
+        staged.oauth.world.sql(&ended),
+        "t",
+        "{asked} {}",
+        staged.oauth.world.sql("SELECT token_expire_time FROM connections")
+    );
 }

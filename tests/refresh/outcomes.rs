@@ -256,6 +256,9 @@ async fn f22_many_grants_refused_at_once_are_not_believed_until_an_operator_says
     let oauth = steady();
     let made = import(&oauth, &oauth.provider, "demo", 6).await;
     let (refused, sound) = made.split_at(5);
+    // Nothing shows that the provider is to be believed.
+    let kept_out = format!("UPDATE refreshes SET due_time = NULL WHERE connection_id = '{}'", id(&sound[0]));
+    oauth.world.sql(&kept_out);
     oauth.provider.spoil(5, Stage::Before, invalid_grant());
     for one in refused {
         make_due(&oauth, one);
@@ -286,16 +289,54 @@ async fn f22_many_grants_refused_at_once_are_not_believed_until_an_operator_says
     assert_eq!(events_of(&oauth, "REAUTHORIZATION_REQUIRED"), "0");
     assert_eq!(oauth.calls(Endpoint::Token).len(), asked);
 
+    // Each is asked once more: what was wrong may be mended. Two are refused again.
+    oauth.provider.spoil(2, Stage::Before, invalid_grant());
     assert!(keyholder_refresh(&oauth, &["resume", "demo"]).contains("1 client is used again"));
+    let ended = "SELECT count(*) FROM connections WHERE state = 'REAUTHORIZATION_REQUIRED' AND state_reason = 'REVOKED'";
+    eventually("two that are gone", || (oauth.world.sql(ended) == "2").then_some(()));
+    let done = "SELECT count(*) FROM refreshes WHERE done_attempt_id IS NOT NULL AND refused_time IS NULL";
+    eventually("the others", || (oauth.world.sql(done) == "4").then_some(()));
+    assert_eq!(events_of(&oauth, "REAUTHORIZATION_REQUIRED"), "2");
+    assert_eq!(oauth.calls(Endpoint::Token).len(), asked + 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f22_where_many_grants_are_refused_one_that_was_not_is_tried_although_none_is_due() {
+    let oauth = steady();
+    let made = import(&oauth, &oauth.provider, "demo", 6).await;
+    let (refused, _sound) = made.split_at(5);
+    oauth.provider.spoil(5, Stage::Before, invalid_grant());
     for one in refused {
-        assert_eq!(until_state(&oauth, one, REFUSED).await.state_reason, "REVOKED");
+        make_due(&oauth, one);
     }
-    eventually("the one that was never refused", || {
-        (row(&oauth, &sound[0], "done_attempt_id IS NOT NULL") == "t").then_some(())
-    });
-    assert_good(&oauth, &sound[0]).await;
-    assert_eq!(events_of(&oauth, "REAUTHORIZATION_REQUIRED"), "5");
-    assert_eq!(oauth.calls(Endpoint::Token).len(), asked + 1, "no refused one was shown again");
+    // It goes well, so that the others are asked again.
+    let done = "SELECT count(*) FROM refreshes WHERE done_attempt_id IS NOT NULL AND refused_time IS NULL";
+    eventually("all of them", || (oauth.world.sql(done) == "6").then_some(()));
+    assert_eq!(events_of(&oauth, "REAUTHORIZATION_REQUIRED"), "0");
+    assert_eq!(oauth.world.sql("SELECT count(*) FROM provider_clients WHERE quarantine IS NOT NULL"), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_who_names_no_client_that_is_in_quarantine_hears_of_it() {
+    let oauth = steady();
+    for arguments in [&["resume", "nosuch"][..], &["resume", "demo", "--client-id", "another"]] {
+        let output = std::process::Command::new(binary())
+            .arg("refresh")
+            .args(arguments)
+            .current_dir(oauth.world.dir.path())
+            .env("DATABASE_URL", oauth.world.postgres.url(DATABASE))
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            said.contains(&format!(
+                "no client of {}, as far as it was named, is in quarantine",
+                arguments[1]
+            )),
+            "{said}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

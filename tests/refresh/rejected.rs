@@ -102,7 +102,74 @@ async fn a_credential_that_is_rejected_again_a_moment_after_it_was_replaced_is_l
         assert_eq!(outcome, RejectionOutcome::Pending);
     }
     assert_eq!(oauth.provider.counts().refreshes, 1, "another would not help");
+    // Not forgotten, but for later.
+    let planned = "due_time - last_success_time BETWEEN interval '59 seconds' AND interval '61 seconds'";
+    assert_eq!(row(&oauth, &made, planned), "t");
     assert_good(&oauth, &made).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_came_a_moment_ago_are_replaced_all_the_same_however_many_say_so() {
+    for reports in [2, 3, 20] {
+        let oauth = OAuth::start();
+        let made = oauth.connect("user:ada").await;
+        let outcomes =
+            all_say(&oauth, &[&oauth.world.server], &report(&made, made.generation), reports).await;
+        assert_eq!(outcomes, vec![RejectionOutcome::Replaced; reports]);
+        assert_eq!(oauth.provider.counts().refreshes, 1);
+        assert_eq!(events_of(&oauth, "CREDENTIAL_REJECTED"), "1");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_nobody_waited_for_is_either_on_record_and_acted_on_or_can_be_made_again() {
+    let oauth = OAuth::start();
+    let made = oauth.connect("user:ada").await;
+    // It is given up while it is being written down.
+    let mut lock = oauth.world.lock("SELECT 1 FROM refreshes FOR UPDATE");
+    let mut hasty = tonic::Request::new(report(&made, made.generation));
+    hasty.set_timeout(std::time::Duration::from_millis(500));
+    oauth.world.grants("gateway").report_rejected(hasty).await.unwrap_err();
+    assert_eq!(events_of(&oauth, "CREDENTIAL_REJECTED"), "0");
+    lock.release();
+    let outcome = say(&oauth, "gateway", report(&made, made.generation)).await.unwrap();
+    assert_eq!(outcome, RejectionOutcome::Replaced);
+    assert_eq!(oauth.provider.counts().refreshes, 1);
+    assert_eq!(events_of(&oauth, "CREDENTIAL_REJECTED"), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_disabled_is_not_gone_and_is_replaced() {
+    let oauth = OAuth::start();
+    let made = oauth.connect("user:ada").await;
+    let disable = v1::DisableConnectionRequest {
+        organization_id: ACME.into(),
+        connection_id: made.connection_id.clone(),
+        ..Default::default()
+    };
+    oauth.world.connections().disable_connection(disable).await.unwrap();
+    let outcome = say(&oauth, "gateway", report(&made, made.generation)).await.unwrap();
+    assert_eq!(outcome, RejectionOutcome::Replaced);
+    assert_eq!(oauth.connection(&made.connection_id).await.state(), ConnectionState::Disabled);
+    assert_eq!(oauth.provider.counts().refreshes, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_needs_more_life_than_there_is_does_not_end_the_wait_of_who_wants_new_tokens_now() {
+    let oauth = OAuth::start();
+    let made = oauth.connect("user:ada").await;
+    let mut needing = JoinSet::new();
+    for _ in 0..20 {
+        let mut grants = oauth.world.grants("gateway");
+        let request = v1::ResolveCredentialRequest {
+            min_ttl: Some(prost_types::Duration { seconds: 3_600, nanos: 0 }),
+            ..resolve_request(&made.owner, &made.connection_id)
+        };
+        needing.spawn(async move { grants.resolve_credential(request).await.is_ok() });
+    }
+    refresh_now(&oauth, &made).await.unwrap();
+    needing.join_all().await;
+    assert_eq!(oauth.provider.counts().refreshes, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use tonic::{Code, Request};
 use super::staged::{NONE, STATIC, Staged, number, outcomes, serve, times_logged};
 use crate::fault_proxy::FaultProxy;
 use crate::harness::{DATABASE, Server, assert_refused, eventually, log_lines, resolve_request};
-use crate::oauth::world::{Setup, free_port};
+use crate::oauth::world::{CLIENT, ClientFrom, Setup, free_port};
 
 /// Waits until a signal has done what it does: the process is stopped, or runs again.
 fn signal(server: &Server, signal: &str, state: &[char]) {
@@ -446,3 +446,43 @@ async fn f23_i4_a_replica_whose_clock_is_behind_releases_nothing_that_has_ended(
     let after = resolve_at(&staged, &behind, 0, Duration::from_secs(15)).await.unwrap();
     assert_ne!(before, after);
 }
+
+// === Processes that are not configured alike ===
+
+const UNFIT: &str =
+    "this process is not configured for connections that are to be refreshed; it leaves them to others";
+
+/// Lets a process that lacks something claim what is due, and then one that lacks nothing.
+async fn assert_left_to_others(setup: Setup<'_>, lacking: &[(&str, &str)], reason: &str) {
+    let mut staged = Staged::start_with(NONE, setup).await;
+    staged.power_cut();
+    let world = &staged.oauth.world;
+    let url = world.postgres.url(DATABASE);
+    let mut unfit = serve(world, "unfit", &url, &["--roles", "refresher"], lacking);
+    staged.make_due();
+    assert_eq!(unfit.wait_for_log(UNFIT)["reason"], reason);
+    staged.until_row("attempt_id IS NULL AND due_time IS NOT NULL");
+    assert_eq!(world.sql("SELECT count(*) FROM provider_clients WHERE quarantine IS NOT NULL"), "0");
+    staged.start_again("fit");
+    staged.assert_refreshed().await;
+    assert_eq!(staged.asked(), 1);
+    assert_eq!(times_logged(&unfit, UNFIT), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_without_the_definition_of_a_provider_leaves_its_connections_to_others() {
+    let nothing = std::env::temp_dir().join(format!("keyholder-no-providers-{}", std::process::id()));
+    std::fs::create_dir_all(&nothing).unwrap();
+    let lacking = [("KEYHOLDER_CATALOG__DIRECTORY", nothing.to_str().unwrap())];
+    let client = ClientFrom::Variables(&CLIENT_VARIABLES);
+    assert_left_to_others(Setup { client, ..Setup::default() }, &lacking, "PROVIDER_UNKNOWN").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_without_the_installations_client_leaves_its_connections_to_others() {
+    let client = ClientFrom::Variables(&CLIENT_VARIABLES);
+    assert_left_to_others(Setup { client, ..Setup::default() }, &[], "CLIENT_MISSING").await;
+}
+
+const CLIENT_VARIABLES: [(&str, &str); 2] =
+    [("KEYHOLDER_OAUTH_DEMO_CLIENT_ID", CLIENT.0), ("KEYHOLDER_OAUTH_DEMO_CLIENT_SECRET", CLIENT.1)];

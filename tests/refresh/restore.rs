@@ -235,6 +235,34 @@ async fn f40_an_installation_of_another_name_on_a_copy_of_the_database_is_frozen
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_comes_later_is_given_by_an_operator_and_freezes_nobody() {
+    let staged = Staged::start(STATIC).await;
+    assert_goes_on(&staged);
+    let world = &staged.oauth.world;
+    let name = [("KEYHOLDER_REFRESHER__CLUSTER", "prod")];
+    let url = world.postgres.url(DATABASE);
+    let mut named = serve(world, "named", &url, &[], &name);
+    named.wait_for_log(
+        "the database is of an installation without a name; keyholder refresh release gives it this one",
+    );
+    let installation = "SELECT cluster, frozen_time IS NULL FROM installation";
+    assert_eq!(world.sql(installation), "|t");
+    assert_goes_on(&staged);
+    let output = std::process::Command::new(binary())
+        .args(["refresh", "release"])
+        .current_dir(world.dir.path())
+        .env("DATABASE_URL", &url)
+        .envs(name)
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap().trim(),
+        "refreshing goes on; this installation is called prod"
+    );
+    assert_eq!(world.sql(installation), "prod|t");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn f40_a_dump_in_another_postgres_is_frozen() {
     let staged = Staged::start(STATIC).await;
     assert_goes_on(&staged);

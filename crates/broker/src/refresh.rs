@@ -27,6 +27,7 @@ mod spool;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
@@ -83,6 +84,9 @@ pub(crate) struct Refresher {
     waits: demand::Waits,
     counts: counts::Counts,
     seen: clients::Seen,
+    unfit: clients::Unfit,
+    /// Whether it was said that the installation has no name.
+    nameless: AtomicBool,
     /// How far the database had come when this process looked last.
     reached: Mutex<Reached>,
 }
@@ -95,6 +99,8 @@ impl Refresher {
             waits: demand::Waits::default(),
             counts: counts::Counts::default(),
             seen: clients::Seen::default(),
+            unfit: clients::Unfit::default(),
+            nameless: AtomicBool::new(false),
             reached: Mutex::default(),
         }
     }
@@ -106,6 +112,9 @@ impl Refresher {
 
 /// The error of an attempt that was one too many for the provider's liking.
 const RATE_LIMITED: &str = "RATE_LIMITED";
+
+/// The error of an attempt for whose client this process has no secret.
+const CLIENT_MISSING: &str = "CLIENT_MISSING";
 
 /// In whose name the refresher's own steps are on record.
 static SELF: LazyLock<WorkloadId> = LazyLock::new(|| WorkloadId::parse("dns:keyholder").expect("a DNS name"));

@@ -385,7 +385,7 @@ impl Broker {
         let unreadable = |source| BrokerError::CredentialUnreadable { connection_id: connection.id, source };
         let opened = self
             .open(&chosen.candidate.stored, chosen.candidate.data_key.as_ref())
-            .and_then(|credential| render(&chosen, &credential));
+            .and_then(|credential| render(&chosen, credential));
         let (credential, http) = opened.map_err(unreadable)?;
         let audit_event_id = self.audit_event_id();
         let grant = chosen.grant();

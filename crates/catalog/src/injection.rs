@@ -166,7 +166,10 @@ impl Values<'_, '_> {
 
     fn render_base_url(&self, template: &Template) -> Result<Zeroizing<String>, RenderError> {
         let url = self.render(template)?;
-        check_https_url(&url).map_err(RenderError::Url)?;
+        // One without references was checked when the definition was loaded.
+        if !template.is_literal() {
+            check_https_url(&url).map_err(RenderError::Url)?;
+        }
         Ok(url)
     }
 

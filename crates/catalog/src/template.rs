@@ -137,6 +137,11 @@ impl Template {
         }
     }
 
+    /// Whether it is the same whatever the fields hold.
+    pub(crate) fn is_literal(&self) -> bool {
+        self.references().next().is_none()
+    }
+
     /// Fills in the fields. The error is the reference that has no value.
     pub(crate) fn render<'t, 'v>(
         &'t self,
@@ -146,7 +151,11 @@ impl Template {
         for part in &self.parts {
             length += match part {
                 Part::Literal(literal) => literal.len(),
-                Part::Reference(reference) => 3 * value(reference).ok_or(reference)?.len(),
+                Part::Reference(reference) => {
+                    let value = value(reference).ok_or(reference)?;
+                    // Percent-encoded, each byte may become three.
+                    if reference.position == Position::Path { 3 * value.len() } else { value.len() }
+                }
             };
         }
         // Room for everything from the start: a buffer that grows leaves copies of secrets behind.

@@ -73,7 +73,7 @@ reasons! {
     AccountMismatch = "ACCOUNT_MISMATCH", "The owner consented with another account than the connected one.";
     ProviderUnavailable = "PROVIDER_UNAVAILABLE", "The provider could not be reached, or did not work.";
     ProviderRefused = "PROVIDER_REFUSED", "The provider did not issue a token for what it was given.";
-    OAuthClientRefused = "OAUTH_CLIENT_REFUSED", "The provider does not take the OAuth client that is configured; an operator must look.";
+    OAuthClientRefused = "OAUTH_CLIENT_REFUSED", "The provider does not take the OAuth client that is configured, or refuses many of its grants at once; an operator must look.";
     ConsentNeeded = "CONSENT_NEEDED", "The provider issues this credential; its owner must consent anew with StartAuthorization.";
     PublicUrlMissing = "PUBLIC_URL_MISSING", "No public_url is configured, so that no browser could come back.";
     CredentialUnreadable = "CREDENTIAL_UNREADABLE", "The stored credential cannot be opened or put on a request; an operator must look.";

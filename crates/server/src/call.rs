@@ -1,12 +1,13 @@
 //! What is known of a call while it runs: who calls, and what the log line will say.
 
-use std::fmt::Display;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use keyholder_broker::{Broker, BrokerError, Denied};
 use keyholder_catalog::Provider;
-use keyholder_domain::{OrganizationId, Principal, ProviderId, Reason, WorkloadId};
+use keyholder_domain::{
+    ConnectionId, GrantId, OrganizationId, Principal, ProviderId, Reason, RequestId, WorkloadId,
+};
 use keyholder_identity::{Peer, Policy, ProviderRule, Role, Workload};
 use tonic::{Extensions, Status};
 
@@ -32,25 +33,25 @@ struct Inner {
 #[derive(Debug, Default)]
 pub struct Facts {
     /// The caller's id of an idempotent request.
-    pub request_id: OnceLock<String>,
+    pub request_id: OnceLock<RequestId>,
     /// The tenant.
-    pub organization_id: OnceLock<String>,
+    pub organization_id: OnceLock<OrganizationId>,
     /// As whom.
-    pub actor: OnceLock<String>,
+    pub actor: OnceLock<Principal>,
     /// The provider.
-    pub provider_id: OnceLock<String>,
+    pub provider_id: OnceLock<ProviderId>,
     /// The connection.
-    pub connection_id: OnceLock<String>,
+    pub connection_id: OnceLock<ConnectionId>,
     /// The grant.
-    pub grant_id: OnceLock<String>,
+    pub grant_id: OnceLock<GrantId>,
     /// Why it was refused.
     pub reason: OnceLock<Reason>,
 }
 
 /// Notes a fact; the first one stands.
-pub fn note(fact: &OnceLock<String>, value: impl Display) {
+pub fn note<T: Clone>(fact: &OnceLock<T>, value: &T) {
     // A second value for the same fact says nothing new.
-    fact.set(value.to_string()).ok();
+    fact.set(value.clone()).ok();
 }
 
 impl Call {

@@ -100,12 +100,12 @@ impl Services {
 }
 
 fn note_connection(call: &Call, connection: &keyholder_domain::Connection) {
-    note(&call.facts().connection_id, connection.id);
+    note(&call.facts().connection_id, &connection.id);
     note(&call.facts().provider_id, &connection.provider_id);
 }
 
 fn note_request(call: &Call, idempotency: Option<&Idempotency>) {
     if let Some(idempotency) = idempotency {
-        note(&call.facts().request_id, idempotency.request_id.as_str());
+        note(&call.facts().request_id, &idempotency.request_id);
     }
 }

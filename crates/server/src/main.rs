@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -186,14 +187,18 @@ async fn refresh_command(command: RefreshCommand) -> Result<(), ServeError> {
             let client_id = client_id.as_deref().map(Text::parse).transpose();
             let client_id = client_id.map_err(|rule| ServeError::Argument("client-id", rule))?;
             match refresh::resume(&Config::load(&file.config)?, &provider, client_id.as_ref()).await? {
-                0 => say("no client of this provider is in quarantine"),
+                0 => return Err(ServeError::NothingInQuarantine(provider)),
                 1 => say("1 client is used again"),
                 number => say(&format!("{number} clients are used again")),
             }
         }
         RefreshCommand::Release(file) => {
-            if refresh::release(&Config::load(&file.config)?).await? {
-                say("refreshing goes on");
+            let config = Config::load(&file.config)?;
+            if refresh::release(&config).await? {
+                match config.refresher.cluster.as_str() {
+                    "" => say("refreshing goes on; this installation has no name"),
+                    name => say(&format!("refreshing goes on; this installation is called {name}")),
+                }
             } else {
                 say("refreshing was not frozen");
             }
@@ -242,9 +247,9 @@ fn providers(command: Providers) -> Result<ExitCode, std::io::Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-#[expect(clippy::print_stdout, reason = "what a command was asked to print")]
+/// Prints what a command was asked for. Whoever reads may stop before the end, as `head` does.
 fn say(line: &str) {
-    println!("{line}");
+    writeln!(std::io::stdout(), "{line}").ok();
 }
 
 #[expect(clippy::print_stderr, reason = "logging may not have started")]

@@ -15,6 +15,9 @@ pub const DOMAIN: &str = "keyholder";
 /// How many connections an `AMBIGUOUS_CONNECTION` lists; CheckAccess lists more.
 const MAX_CANDIDATES: usize = 10;
 
+/// How many characters of an account it shows.
+const MAX_ACCOUNT: usize = 48;
+
 /// How many fields a status names.
 const MAX_FIELDS: usize = 20;
 
@@ -75,6 +78,8 @@ impl Problem {
                 let known = [account.id, account.name, account.email, candidate.display_name];
                 let account =
                     known.iter().map(|part| part.as_str()).find(|part| !part.is_empty()).unwrap_or_default();
+                // A name of 256 characters that are not printed as they are is more than all headers may take.
+                let account: String = account.chars().take(MAX_ACCOUNT).collect();
                 PreconditionViolation::new(
                     Reason::AmbiguousConnection.as_str(),
                     candidate.connection_id.to_string(),
@@ -256,6 +261,28 @@ mod tests {
         let info = details.error_info().unwrap();
         assert_eq!((info.reason.as_str(), info.domain.as_str()), ("INVALID_FIELD", "keyholder"));
         assert_eq!(details.bad_request().unwrap().field_violations[0].field, "credentials.api_key");
+    }
+
+    #[test]
+    fn candidates_with_the_longest_names_fit_into_the_headers_that_clients_take() {
+        use keyholder_domain::{Account, ConnectionState, Principal, Text, Timestamp};
+        for character in ["n", "名", "😀", "\u{ad}"] {
+            let name = Text::parse(&character.repeat(256)).unwrap();
+            let candidate = |number| AmbiguousCandidate {
+                connection_id: ConnectionId::new(Timestamp::UNIX_EPOCH, [number; 10]),
+                owner: Principal::parse("user:ada").unwrap(),
+                account: Account { name: name.clone(), ..Account::default() },
+                display_name: name.clone(),
+                state: ConnectionState::Active,
+            };
+            let candidates = (0..20).map(candidate).collect();
+            let status = Problem::from(BrokerError::Refused(Refusal::Ambiguous(candidates))).into_status();
+            // In base64, beside the other headers.
+            let header = status.details().len().div_ceil(3) * 4;
+            assert!(header < 7 * 1_024, "{character:?}: {header}");
+            let shown = status.get_error_details().precondition_failure().unwrap().violations.len();
+            assert_eq!(shown, MAX_CANDIDATES);
+        }
     }
 
     #[test]

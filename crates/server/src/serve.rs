@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use keyholder_broker::{Broker, SchemaState, StoreError, keep_running};
 use keyholder_catalog::{Catalog, LoadError};
-use keyholder_domain::{Clock, SystemClock};
+use keyholder_domain::{Clock, ProviderId, SystemClock};
 use keyholder_egress::{Egress, Refusal, Target};
 use keyholder_identity::server_config;
 use keyholder_store::{Commit, Store, StoreSettings};
@@ -67,6 +67,9 @@ pub enum ServeError {
     /// An argument of a command.
     #[error("{0}: {1}")]
     Argument(&'static str, keyholder_domain::Invalid),
+    /// Nothing for a command to do.
+    #[error("no client of {0}, as far as it was named, is in quarantine")]
+    NothingInQuarantine(ProviderId),
     /// The refresher's folder.
     #[error("[refresher] state_directory: cannot write in {}", .directory.display())]
     StateDirectory {

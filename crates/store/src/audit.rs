@@ -168,7 +168,26 @@ impl Store {
                 }
             }
         }
+        self.forget_other_audit(retention).await?;
         failed.map_or(Ok((made, dropped)), Err)
+    }
+
+    /// Deletes what is of no week and older than `retention`, some of it at a time.
+    async fn forget_other_audit(&self, retention: Option<Duration>) -> Result<(), StoreError> {
+        let Some(retention) = retention else { return Ok(()) };
+        run!(self, connection => {
+            sqlx::query!(
+                "DELETE FROM audit_events_other WHERE audit_event_id IN (
+                     SELECT audit_event_id FROM audit_events_other
+                     WHERE audit_event_id < audit_bound(statement_timestamp() - make_interval(secs => $1))
+                     ORDER BY audit_event_id LIMIT 10000
+                 )",
+                (retention + AUDIT_SLACK).as_secs_f64(),
+            )
+            .execute(connection)
+            .await
+        })?;
+        Ok(())
     }
 
     async fn make_audit_week(&self, ahead: i32) -> Result<bool, StoreError> {

@@ -127,14 +127,15 @@ impl Store {
         Ok(())
     }
 
-    /// Notes which Postgres cluster the data is in, and the installation's name, if neither was known.
+    /// Notes which Postgres cluster the data is in, and the installation's name, if neither was known. One that has been in
+    /// use without a name gets it from the operator alone.
     pub async fn settle_installation(&self, cluster: &str) -> Result<(), StoreError> {
         run!(self, connection => {
             sqlx::query!(
                 "UPDATE installation SET
                      system_identifier = coalesce(system_identifier,
                                                   (SELECT s.system_identifier FROM pg_control_system() s)),
-                     cluster = CASE WHEN cluster = '' THEN $1 ELSE cluster END",
+                     cluster = CASE WHEN cluster = '' AND system_identifier IS NULL THEN $1 ELSE cluster END",
                 cluster,
             )
             .execute(connection)
@@ -157,13 +158,14 @@ impl Store {
         Ok(result.rows_affected() == 1)
     }
 
-    /// Lets refreshing go on: the data is where it belongs from now on. `false`: it was not frozen.
+    /// Lets refreshing go on: the data is where it belongs from now on, under this name. `false`: it was not frozen, and
+    /// has a name already.
     pub async fn release_freeze(&self, cluster: &str) -> Result<bool, StoreError> {
         let result = run!(self, connection => {
             sqlx::query!(
                 "UPDATE installation SET frozen_time = NULL, frozen_reason = NULL, cluster = $1, era = era + 1,
                      system_identifier = (SELECT s.system_identifier FROM pg_control_system() s)
-                 WHERE frozen_time IS NOT NULL",
+                 WHERE frozen_time IS NOT NULL OR (cluster = '' AND $1 <> '')",
                 cluster,
             )
             .execute(connection)

@@ -127,7 +127,7 @@ struct LimitedRow {
     known: bool,
 }
 
-fn organization(key: &ClientKey) -> &str {
+pub(crate) fn organization(key: &ClientKey) -> &str {
     key.organization_id.as_ref().map_or("", OrganizationId::as_str)
 }
 
@@ -280,6 +280,30 @@ impl Store {
         })
     }
 
+    /// Makes a connection due for each client that is in quarantine for many refused grants and may be tried: one that was
+    /// not refused. What comes of it tells whether the others are to be believed.
+    pub async fn ready_probes(&self) -> Result<(), StoreError> {
+        run!(self, connection => {
+            sqlx::query!(
+                "UPDATE refreshes r SET ready = true, due_time = statement_timestamp(),
+                     earliest_time = least(r.earliest_time, statement_timestamp())
+                 FROM provider_clients p CROSS JOIN LATERAL (
+                     SELECT o.organization_id, o.connection_id FROM refreshes o
+                     WHERE o.client_organization_id = p.organization_id AND o.provider_id = p.provider_id
+                       AND o.client_id = p.client_id AND o.refused_time IS NULL AND o.ambiguous_time IS NULL
+                       AND (o.due_time IS NOT NULL OR o.attempt_id IS NOT NULL)
+                     ORDER BY o.attempt_id IS NOT NULL DESC, o.ready DESC, o.deadline LIMIT 1
+                 ) one
+                 WHERE p.quarantine = 'MANY_GRANTS_REFUSED' AND p.probe_time <= statement_timestamp()
+                   AND r.organization_id = one.organization_id AND r.connection_id = one.connection_id
+                   AND r.attempt_id IS NULL AND NOT r.ready",
+            )
+            .execute(connection)
+            .await
+        })?;
+        Ok(())
+    }
+
     /// Notes that the provider refused a grant of a client, and says what refused grants look like just now.
     pub async fn count_refused_grant(
         &self,
@@ -377,7 +401,9 @@ impl Store {
                          AND ($4::text IS NULL OR organization_id = $4) AND quarantine IS NOT NULL
                        RETURNING organization_id, provider_id, client_id
                    ), again AS (
-                       UPDATE refreshes r SET ready = true, earliest_time = clock_timestamp()
+                       -- Asked once more: what they heard is what was doubted.
+                       UPDATE refreshes r SET ready = true, due_time = clock_timestamp(),
+                           earliest_time = clock_timestamp(), refused_time = NULL
                        FROM resumed s
                        WHERE r.client_organization_id = s.organization_id AND r.provider_id = s.provider_id
                          AND r.client_id = s.client_id AND r.refused_time IS NOT NULL AND r.attempt_id IS NULL

@@ -325,27 +325,6 @@ impl Store {
         })?;
         Ok(rows.into_iter().map(StatusRow::split).collect())
     }
-
-    /// Notes that a workload said that the provider does not take a generation. `true`: it is the first to say so.
-    pub async fn reject_generation(
-        &self,
-        only: Only<'_>,
-        generation: Generation,
-    ) -> Result<bool, StoreError> {
-        let result = run!(self, connection => {
-            sqlx::query!(
-                "UPDATE refreshes SET rejected_generation = $3
-                 WHERE organization_id = $1 AND connection_id = $2
-                   AND (rejected_generation IS NULL OR rejected_generation < $3)",
-                only.organization_id.as_str(),
-                only.connection_id.as_uuid(),
-                generation.get(),
-            )
-            .execute(connection)
-            .await
-        })?;
-        Ok(result.rows_affected() == 1)
-    }
 }
 
 /// An answer that is to be kept.
@@ -364,6 +343,43 @@ pub struct KeptAnswer<'a> {
 }
 
 impl Change {
+    /// Notes that a workload said that the provider does not take a generation, and has it replaced: now or, if it came by a
+    /// refresh itself, `again` seconds after that at the earliest. `false`: somebody has said so before.
+    pub async fn reject_generation(
+        &mut self,
+        connection_id: ConnectionId,
+        generation: Generation,
+        again: f64,
+    ) -> Result<bool, StoreError> {
+        let organization_id = self.organization_id().clone();
+        let result = sqlx::query!(
+            "WITH rejected AS (
+                 UPDATE refreshes r SET rejected_generation = $3, demand_time = coalesce(demand_time, clock_timestamp()),
+                     earliest_time = least(earliest_time, moment),
+                     due_time = CASE WHEN attempt_id IS NULL THEN least(due_time, moment) END,
+                     ready = attempt_id IS NULL AND (ready OR moment <= clock_timestamp())
+                 FROM (
+                     SELECT organization_id, connection_id,
+                         greatest(clock_timestamp(), CASE WHEN done_attempt_id IS NOT NULL AND failures = 0
+                             THEN last_success_time + make_interval(secs => $4) END) AS moment
+                     FROM refreshes WHERE organization_id = $1 AND connection_id = $2
+                 ) old
+                 WHERE r.organization_id = old.organization_id AND r.connection_id = old.connection_id
+                   AND (r.rejected_generation IS NULL OR r.rejected_generation < $3)
+                 RETURNING r.connection_id
+             )
+             SELECT pg_notify('keyholder_refreshes', '') FROM rejected",
+            organization_id.as_str(),
+            connection_id.as_uuid(),
+            generation.get(),
+            again,
+        )
+        .execute(self.connection())
+        .in_time()
+        .await?;
+        Ok(result.rows_affected() == 1)
+    }
+
     /// Says when a connection is refreshed next, which has new tokens just now. An attempt that is under way counts no
     /// more.
     pub async fn schedule_refresh(&mut self, schedule: &Schedule) -> Result<(), StoreError> {

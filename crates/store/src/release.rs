@@ -111,10 +111,17 @@ macro_rules! find {
                           AS "version!",
                       k.data_key_id AS "data_key_id?", k.wrapped AS "wrapped?",
                       coalesce((
-                          SELECT jsonb_agg(to_jsonb(g)) FROM grants g
-                          WHERE g.organization_id = c.organization_id AND g.grantee = $2
-                            AND (g.connection_id = c.connection_id
-                                 OR (g.selector_owner = c.owner AND g.provider_id = c.provider_id))
+                          -- However many there have been: those that are live, and the newest of the others, which tell
+                          -- why nothing is released.
+                          SELECT jsonb_agg(to_jsonb(g)) FROM (
+                              SELECT * FROM grants a
+                              WHERE a.organization_id = c.organization_id AND a.grantee = $2
+                                AND (a.connection_id = c.connection_id
+                                     OR (a.selector_owner = c.owner AND a.provider_id = c.provider_id))
+                              ORDER BY a.revoke_time IS NULL
+                                       AND coalesce(a.expire_time > statement_timestamp(), true) DESC, a.create_time DESC
+                              LIMIT 1000
+                          ) g
                       ), '[]') AS "grants!: Json<Vec<GrantRow>>",
                       (SELECT p.generation FROM provider_generations p
                        WHERE p.organization_id = c.organization_id AND p.provider_id = c.provider_id)

@@ -37,6 +37,11 @@ pub fn channel(
     certificate: &Path,
     key: &Path,
 ) -> Result<Channel, ClientError> {
+    Ok(channel_with(server, config(authority, certificate, key)?))
+}
+
+/// TLS as [`channel`] speaks it.
+pub fn config(authority: &Path, certificate: &Path, key: &Path) -> Result<ClientConfig, ClientError> {
     let mut roots = RootCertStore::empty();
     for root in CertificateDer::pem_file_iter(authority)? {
         roots.add(root?)?;
@@ -47,7 +52,7 @@ pub fn channel(
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key)?)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(channel_with(server, config))
+    Ok(config)
 }
 
 /// Opens a channel with a TLS configuration of the caller's making.

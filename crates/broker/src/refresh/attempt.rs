@@ -16,7 +16,7 @@ use keyholder_upstream::oauth::{Client, TokenAnswer, TokenFault, TokenRequest};
 use keyholder_vault::{Credential, SecretString};
 
 use super::plan::{self, Recovery, Unanswered};
-use super::{repeats, spool};
+use super::{CLIENT_MISSING, repeats, spool};
 use crate::oauth::{ACCESS_TOKEN, OWN_CLIENT, REFRESH_TOKEN, Spot, answer_fields, answer_of, server};
 use crate::{Broker, BrokerError};
 
@@ -90,6 +90,21 @@ impl Broker {
         }
     }
 
+    /// Leaves an attempt to processes that are configured for it: this one lacks the provider's definition, or the
+    /// installation's OAuth client.
+    async fn unfit(&self, attempt: &Attempt, since: Instant, error: &'static str) {
+        if self.refresher().unfit.note(&attempt.client) {
+            tracing::error!(
+                provider_id = %attempt.client.provider_id, client_id = attempt.client.client_id.as_str(), reason = error,
+                "this process is not configured for connections that are to be refreshed; it leaves them to others"
+            );
+        }
+        // An answer that was kept stays with its attempt, for whoever can read it.
+        if attempt.sealed_answer.is_none() {
+            self.give_back_claim(attempt, since, error).await;
+        }
+    }
+
     /// Gives a claim back that came to no question, so that nobody takes it for one whose answer was lost.
     pub(super) async fn give_back_claim(&self, attempt: &Attempt, since: Instant, error: &'static str) {
         let lease = Duration::from_secs(u64::try_from(attempt.call_seconds).unwrap_or(1));
@@ -117,8 +132,10 @@ impl Broker {
         let stored = self.store().connection(&attempt.organization_id, attempt.connection_id).await?;
         let provider = self.known_provider(&attempt.client.provider_id).ok();
         let recipe = provider.and_then(|provider| provider.oauth2.as_deref());
-        let (Some(stored), Some(provider), Some(recipe)) = (stored.as_ref(), provider, recipe) else {
-            return self.give_up_schedule(attempt).await;
+        let Some(stored) = stored.as_ref() else { return self.give_up_schedule(attempt).await };
+        let (Some(provider), Some(recipe)) = (provider, recipe) else {
+            self.unfit(attempt, since, "PROVIDER_UNKNOWN").await;
+            return Ok(());
         };
         if attempt.sealed_answer.is_some() {
             let work = Work { attempt, stored, provider, reuse: recipe.refresh.reuse, since };
@@ -177,6 +194,10 @@ impl Broker {
         let attempt = work.attempt;
         let client = match self.client_of_connection(work).await {
             Ok(client) => client,
+            Err(BrokerError::OAuthClientMissing) if attempt.client.organization_id.is_none() => {
+                self.unfit(attempt, work.since, CLIENT_MISSING).await;
+                return Ok(());
+            }
             Err(BrokerError::OAuthClientMissing) => return self.client_missing(work).await,
             // Without the key, an answer could not be kept: better not to ask.
             Err(error @ (BrokerError::SecretUnreadable(_) | BrokerError::DataKeyUnreadable(_))) => {
@@ -186,11 +207,13 @@ impl Broker {
         };
         let (client, renewal) = client;
         let speaks = server(work.provider, &client, &work.stored.connection.config)?;
+        // What the provider says of the life of a token may count from any moment from here on.
+        let time = work.now();
         match self.ask(work, &client, &renewal, asked).await? {
             Asked::Answered(answer) => {
                 fail_point!("attempt-answered");
                 let kept = if speaks.tokens_in(&answer).iter().any(Option::is_some) {
-                    let sealed = self.seal_refresh_answer(work, &answer).await?;
+                    let sealed = self.seal_refresh_answer(work, &answer, time).await?;
                     let kept = kept_of(attempt, &sealed);
                     if !self.keep_for_sure(&kept).await? {
                         return self.too_late(work, &client, &answer).await;
@@ -200,7 +223,7 @@ impl Broker {
                 } else {
                     None
                 };
-                self.conclude(work, &client, &answer, work.now(), kept.as_deref()).await
+                self.conclude(work, &client, &answer, time, kept.as_deref()).await
             }
             Asked::Unasked(fault) => self.passes(work, &fault).await,
             Asked::Unknown(fault) => {
@@ -310,10 +333,11 @@ impl Broker {
         &self,
         work: &Work<'_>,
         answer: &TokenAnswer,
+        time: Timestamp,
     ) -> Result<String, BrokerError> {
         let sealed = work.stored.sealed.as_ref().ok_or(BrokerError::Contended)?;
         let key = self.key_of(&work.attempt.organization_id, &sealed.credential).await?;
-        let fields = answer_fields(answer, work.now(), BTreeMap::new());
+        let fields = answer_fields(answer, time, BTreeMap::new());
         let row = work.attempt.connection_id.to_string();
         Ok(Self::seal_fields(&key, answer_spot(work.attempt, &row), &Credential::from_fields(fields)))
     }

@@ -33,6 +33,9 @@ const WINDOW: f64 = 600.0;
 /// So many of them are many, if no more than as many refreshes went well.
 const MANY: i32 = 5;
 
+/// How long a client is left to others that this process is not configured for.
+const UNFIT: Duration = Duration::from_secs(60);
+
 /// What this process has sent of late.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
@@ -68,6 +71,23 @@ impl Seen {
             times.iter().filter(|time| now - **time < Duration::from_secs(1)).count()
         };
         seen.get(key).map_or(0.0, |times| recent(times) as f64)
+    }
+}
+
+/// Clients that this process is not configured for.
+#[derive(Debug, Default)]
+pub(super) struct Unfit(Mutex<HashMap<ClientKey, Instant>>);
+
+impl Unfit {
+    /// Notes one. Returns whether it was not known.
+    pub(super) fn note(&self, key: &ClientKey) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), Instant::now()).is_none()
+    }
+
+    /// Those that are left to others now. Each is tried again after a while.
+    pub(super) fn now(&self) -> Vec<ClientKey> {
+        let unfit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        unfit.iter().filter(|(_, time)| time.elapsed() < UNFIT).map(|(key, _)| key.clone()).collect()
     }
 }
 

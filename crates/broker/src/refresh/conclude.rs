@@ -9,7 +9,7 @@ use keyholder_upstream::oauth::{Client, TokenAnswer, TokenFault};
 
 use super::attempt::{Work, kept_of};
 use super::plan::{self, Recovery};
-use super::{RATE_LIMITED, SELF, chance};
+use super::{CLIENT_MISSING, RATE_LIMITED, SELF, chance};
 use crate::oauth::server;
 use crate::{Broker, BrokerError};
 
@@ -252,7 +252,7 @@ impl Broker {
             "the OAuth client that the tokens were issued to is not configured any more"
         );
         self.client_refused(&work.attempt.client).await?;
-        self.postpone(work, "CLIENT_MISSING", Some(work.now() + Duration::from_secs(30)), false).await
+        self.postpone(work, CLIENT_MISSING, Some(work.now() + Duration::from_secs(30)), false).await
     }
 
     pub(super) async fn unreadable(&self, work: &Work<'_>, error: &BrokerError) -> Result<(), BrokerError> {

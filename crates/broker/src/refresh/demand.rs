@@ -17,7 +17,7 @@ use keyholder_store::{NewAuditEvent, Only, RefreshRow, Target};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use super::{RATE_LIMITED, Told};
+use super::{CLIENT_MISSING, RATE_LIMITED, Told};
 use crate::resolve::{Ask, Refusal};
 use crate::shares::Shares;
 use crate::{Broker, BrokerError, Caller};
@@ -58,7 +58,8 @@ type Waiting = Shared<BoxFuture<'static, Awaited>>;
 /// The refreshes that callers of this process wait for.
 #[derive(Debug)]
 pub(super) struct Waits {
-    refreshes: Mutex<HashMap<ConnectionId, Waiting>>,
+    /// Those who want it at once do not share the end of those who do not.
+    refreshes: Mutex<HashMap<(ConnectionId, bool), Waiting>>,
     callers: Arc<Shares>,
 }
 
@@ -113,7 +114,8 @@ impl Broker {
 
     fn join(&self, organization_id: &OrganizationId, connection_id: ConnectionId, at_once: bool) -> Waiting {
         let mut waits = self.waits();
-        if let Some(waiting) = waits.get(&connection_id) {
+        let key = (connection_id, at_once);
+        if let Some(waiting) = waits.get(&key) {
             return waiting.clone();
         }
         let (broker, organization_id) = (self.clone(), organization_id.clone());
@@ -122,7 +124,7 @@ impl Broker {
             let awaited = broker.demand(&organization_id, connection_id, at_once);
             let awaited = AssertUnwindSafe(awaited).catch_unwind().await;
             // Whatever came of it: nobody may find an end of the past here.
-            broker.waits().remove(&connection_id);
+            broker.waits().remove(&key);
             match awaited {
                 Ok(Ok(awaited)) => awaited,
                 Ok(Err(error)) => {
@@ -136,12 +138,12 @@ impl Broker {
             }
         });
         let waiting = async move { task.await.unwrap_or(Awaited::Failed(None)) }.boxed().shared();
-        waits.insert(connection_id, waiting.clone());
+        waits.insert(key, waiting.clone());
         waiting
     }
 
     /// A panic while an entry changes leaves nothing half-done.
-    fn waits(&self) -> MutexGuard<'_, HashMap<ConnectionId, Waiting>> {
+    fn waits(&self) -> MutexGuard<'_, HashMap<(ConnectionId, bool), Waiting>> {
         self.refresher().waits.refreshes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -181,6 +183,9 @@ impl Broker {
                 before = row;
                 continue;
             }
+            if over && row.last_error.as_deref() == Some(CLIENT_MISSING) {
+                return Ok(Awaited::Quarantined);
+            }
             if over {
                 return Ok(hopeless(&row, false).unwrap_or(Awaited::Failed(Some(row.earliest_time))));
             }
@@ -209,7 +214,8 @@ impl Broker {
         if !stored.connection.tokens.as_ref().is_some_and(|tokens| tokens.renewable) {
             return Err(BrokerError::NotRenewable);
         }
-        self.record_demand(caller, &stored.connection, AuditKind::RefreshRequested, None).await?;
+        let event = self.demand_event(caller, &stored.connection, AuditKind::RefreshRequested, None);
+        self.store().record(&event).await?;
         let awaited = self.await_refresh(caller.organization_id, id, true, wait).await?;
         self.outcome_of(awaited)?;
         self.get_connection(caller, id).await
@@ -244,23 +250,32 @@ impl Broker {
         if credential_is_newer {
             return Ok((connection, RejectionOutcome::Replaced));
         }
-        if connection.state != ConnectionState::Active {
+        // What is disabled is kept alive.
+        if !matches!(connection.state, ConnectionState::Active | ConnectionState::Disabled) {
             return Ok((connection, RejectionOutcome::Gone));
         }
         let only = Only { organization_id: caller.organization_id, connection_id: connection.id };
         let row = self.store().refresh(only).await?;
         let renewable = connection.tokens.as_ref().is_some_and(|tokens| tokens.renewable);
-        let first = self.store().reject_generation(only, rejected.generation).await?;
-        let (organization_id, id) = (caller.organization_id, connection.id);
-        let on_record =
-            async |generation| self.store().is_rejection_on_record(organization_id, id, generation).await;
-        if first || (row.is_none() && !on_record(connection.generation).await?) {
-            let actor = Some(&rejected.actor);
-            self.record_demand(caller, &connection, AuditKind::CredentialRejected, actor).await?;
-        }
         let Some(row) = row.filter(|_| renewable) else {
+            let now = self.store().connection(caller.organization_id, connection.id).await?;
+            if now.is_none_or(|now| now.connection.state != connection.state) {
+                return Ok((connection, RejectionOutcome::Gone));
+            }
+            let (organization_id, id) = (caller.organization_id, connection.id);
+            if !self.store().is_rejection_on_record(organization_id, id, connection.generation).await? {
+                let event = self.demand_event(
+                    caller,
+                    &connection,
+                    AuditKind::CredentialRejected,
+                    Some(&rejected.actor),
+                );
+                self.store().record(&event).await?;
+            }
             return Ok((connection, RejectionOutcome::NotRenewable));
         };
+        let known = row.rejected_generation.is_some_and(|known| known >= rejected.generation.get());
+        let first = !known && self.reject(caller, &connection, rejected).await?;
         let fresh = row.last_success_time.is_some_and(|time| row.now - time < REPLACE_AGAIN);
         // If it was replaced a moment ago, and the provider does not take that one either, another will not help.
         let awaited = if fresh && row.failures == 0 && row.done_attempt_id.is_some() {
@@ -271,16 +286,35 @@ impl Broker {
         let now = self.store().connection(caller.organization_id, connection.id).await?;
         let now = now.ok_or(BrokerError::ConnectionNotFound)?;
         let outcome = match now.connection.state {
-            ConnectionState::Active
-                if now.sealed.is_some_and(|sealed| sealed.generation > rejected.generation) =>
+            ConnectionState::Active | ConnectionState::Disabled
+                if now.sealed.as_ref().is_some_and(|sealed| sealed.generation > rejected.generation) =>
             {
                 RejectionOutcome::Replaced
             }
             ConnectionState::Active if awaited == Awaited::NotRenewable => RejectionOutcome::NotRenewable,
-            ConnectionState::Active => RejectionOutcome::Pending,
+            ConnectionState::Active | ConnectionState::Disabled => RejectionOutcome::Pending,
             _ => RejectionOutcome::Gone,
         };
         Ok((now.connection, outcome))
+    }
+
+    /// Puts a report on record, and has the credential replaced: both or neither. `false`: somebody else has.
+    async fn reject(
+        &self,
+        caller: &Caller<'_>,
+        connection: &Connection,
+        rejected: &Rejected,
+    ) -> Result<bool, BrokerError> {
+        let mut change = self.store().change(caller.organization_id).await?;
+        let again = REPLACE_AGAIN.as_seconds_f64();
+        if !change.reject_generation(connection.id, rejected.generation, again).await? {
+            return Ok(false);
+        }
+        let event =
+            self.demand_event(caller, connection, AuditKind::CredentialRejected, Some(&rejected.actor));
+        change.record(&event).await?;
+        change.commit().await?;
+        Ok(true)
     }
 
     /// The connection that a report is about, and the generation that its credential was sealed at: told only to those
@@ -310,14 +344,14 @@ impl Broker {
         Ok((connection, candidate.stored.sealed.map(|sealed| sealed.generation)))
     }
 
-    async fn record_demand(
+    fn demand_event<'a>(
         &self,
-        caller: &Caller<'_>,
-        connection: &Connection,
+        caller: &Caller<'a>,
+        connection: &'a Connection,
         kind: AuditKind,
-        actor: Option<&Principal>,
-    ) -> Result<(), BrokerError> {
-        let event = NewAuditEvent {
+        actor: Option<&'a Principal>,
+    ) -> NewAuditEvent<'a> {
+        NewAuditEvent {
             id: self.audit_event_id(),
             organization_id: caller.organization_id,
             kind,
@@ -328,8 +362,7 @@ impl Broker {
             provider_id: Some(&connection.provider_id),
             reason: "",
             purpose: "",
-        };
-        Ok(self.store().record(&event).await?)
+        }
     }
 }
 

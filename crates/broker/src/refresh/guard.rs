@@ -10,6 +10,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fail::fail_point;
@@ -86,6 +87,9 @@ impl Broker {
     pub(super) async fn guard_for_ever(&self, mut stop: watch::Receiver<bool>) {
         while !pause(LOOK_AGAIN, &mut stop).await {
             fail_point!("guard");
+            if let Err(error) = self.store().ready_probes().await {
+                tracing::debug!(%error, "clients in quarantine could not be looked at");
+            }
             if let Err(error) = self.guard().await {
                 tracing::debug!(%error, "it could not be looked whether the database is the one that it was");
             }
@@ -126,6 +130,15 @@ impl Broker {
             return Ok(());
         }
         self.store().settle_installation(cluster).await?;
+        if installation.cluster.is_empty()
+            && installation.known_system.is_some()
+            && !cluster.is_empty()
+            && !self.refresher().nameless.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                %cluster, "the database is of an installation without a name; keyholder refresh release gives it this one"
+            );
+        }
         let reached = self.store().advance_epoch(LOOK_AGAIN.as_secs_f64() - 0.5).await?;
         *self.refresher().reached.lock().unwrap_or_else(PoisonError::into_inner) = reached;
         let Reached { era, epoch } = reached;

@@ -84,7 +84,10 @@ impl Broker {
         let per_client = i64::try_from(self.refresher().settings.per_client).unwrap_or(i64::MAX);
         // Before the claim: the lease must not outlast what we think it does.
         let since = Instant::now();
-        let claimed = self.store().claim_refreshes(room, per_client, self.reached()).await?;
+        let claimed = self
+            .store()
+            .claim_refreshes(room, per_client, self.reached(), &self.refresher().unfit.now())
+            .await?;
         fail_point!("claims");
         if *stop.borrow() {
             // Nothing is begun any more; others have them at once.

@@ -17,7 +17,7 @@ fn read_id(call: &Call, id: &str) -> Result<AuthorizationId, Status> {
 fn note_authorization(call: &Call, authorization: &Authorization) {
     note(&call.facts().provider_id, &authorization.provider_id);
     if let Some(id) = authorization.connection_id {
-        note(&call.facts().connection_id, id);
+        note(&call.facts().connection_id, &id);
     }
 }
 

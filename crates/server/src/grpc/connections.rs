@@ -24,7 +24,7 @@ impl Named {
         let expected = etag(&mut reader, &format!("{inside}etag"), expected);
         let named =
             reader.finish(id.map(|id| Self { id, expected })).map_err(|problem| call.fail(problem))?;
-        note(&call.facts().connection_id, named.id);
+        note(&call.facts().connection_id, &named.id);
         Ok(named)
     }
 }

@@ -26,7 +26,7 @@ impl GrantService for Services {
         let made =
             as_caller!(call, organization_id, None, |caller| self.broker.create_grant(&caller, create).await);
         let grant = made.map_err(|error| call.broke(error))?;
-        note(&call.facts().grant_id, grant.id);
+        note(&call.facts().grant_id, &grant.id);
         Ok(Response::new(v1::CreateGrantResponse { grant: Some(convert::grant(grant, self.broker.now())) }))
     }
 
@@ -199,10 +199,10 @@ impl GrantService for Services {
             self.broker.resolve(&self.lane, &caller, &ask).await
         });
         let released = released.map_err(|error| call.broke(error))?;
-        note(&call.facts().connection_id, released.connection_id);
+        note(&call.facts().connection_id, &released.connection_id);
         note(&call.facts().provider_id, &released.provider_id);
         if let Some(id) = released.grant_id {
-            note(&call.facts().grant_id, id);
+            note(&call.facts().grant_id, &id);
         }
         self.metrics.released();
         Ok(Response::new(convert::resolve_response(released)))
@@ -215,7 +215,7 @@ impl GrantService for Services {
         let Admitted { call, organization_id, message } = admit(request, |request| &request.organization_id)?;
         let rejected = convert::rejected(&message, call.patience()).map_err(|problem| call.fail(problem))?;
         note(&call.facts().actor, &rejected.actor);
-        note(&call.facts().connection_id, rejected.connection_id);
+        note(&call.facts().connection_id, &rejected.connection_id);
         call.check_actor(&rejected.actor).map_err(|problem| call.fail(problem))?;
         let reported = as_caller!(call, organization_id, Some(&rejected.actor), |caller| {
             self.broker.report_rejected(&caller, &rejected).await
@@ -231,7 +231,7 @@ impl GrantService for Services {
 fn read_id(call: &Call, mut reader: Reader, id: &str) -> Result<GrantId, Status> {
     let id = reader.required("grant_id", id, GrantId::parse);
     let id = reader.finish(id).map_err(|problem| call.fail(problem))?;
-    note(&call.facts().grant_id, id);
+    note(&call.facts().grant_id, &id);
     Ok(id)
 }
 

@@ -139,6 +139,8 @@ impl Thread {
         Server::builder()
             .layer(self.gate)
             .max_concurrent_streams(1_024)
+            // As many as may be open: whoever cancels many calls at once ends those alone, not all that share the connection.
+            .http2_max_pending_accept_reset_streams(Some(1_024))
             .http2_keepalive_interval(Some(Duration::from_secs(60)))
             .http2_max_header_list_size(16 * 1024)
             .max_connection_age(Duration::from_secs(3_600))

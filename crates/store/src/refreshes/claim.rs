@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{Attempt, ClientKey, Only};
 use crate::installation::Reached;
+use crate::provider_clients::organization;
 use crate::{Store, StoreError, discard, in_time};
 
 /// How long a lease outlives the call that it is for, in seconds.
@@ -72,6 +73,8 @@ impl Store {
     /// Claims up to `limit` ready connections: of the clients that may be used now, each within its budget and at most
     /// `per_client` at once, those that somebody waits for first, then those whose access token ends first.
     ///
+    /// `unfit`: clients that this process cannot speak for; others do.
+    ///
     /// Not sent twice: if the answer is lost, the leases run out.
     ///
     /// Nothing is claimed in a database that has not come as far as `reached`: it is not the one that was seen.
@@ -80,9 +83,10 @@ impl Store {
         limit: i64,
         per_client: i64,
         reached: Reached,
+        unfit: &[ClientKey],
     ) -> Result<Vec<Attempt>, StoreError> {
         let mut connection = self.pool.acquire().await?;
-        match in_time(claim(&mut connection, limit, per_client, reached)).await {
+        match in_time(claim(&mut connection, limit, per_client, reached, unfit)).await {
             Ok(rows) => rows.into_iter().map(Attempt::try_from).collect(),
             Err(error) => {
                 if crate::error::is_connection_lost(&error) {
@@ -157,7 +161,11 @@ async fn claim(
     limit: i64,
     per_client: i64,
     reached: Reached,
+    unfit: &[ClientKey],
 ) -> Result<Vec<AttemptRow>, sqlx::Error> {
+    let organizations: Vec<&str> = unfit.iter().map(organization).collect();
+    let providers: Vec<&str> = unfit.iter().map(|key| key.provider_id.as_str()).collect();
+    let clients: Vec<&str> = unfit.iter().map(|key| key.client_id.as_str()).collect();
     sqlx::query_as!(
         AttemptRow,
         r#"WITH RECURSIVE clients AS (
@@ -178,6 +186,8 @@ async fn claim(
                    AND p.client_id = c.client_id
                WHERE (p.pause_time IS NULL OR p.pause_time <= clock_timestamp())
                  AND (p.quarantine IS NULL OR p.probe_time <= clock_timestamp())
+                 AND (p.organization_id, p.provider_id, p.client_id)
+                     NOT IN (SELECT * FROM unnest($6::text[], $7::text[], $8::text[]))
                FOR UPDATE OF p SKIP LOCKED
            ), room AS (
                SELECT u.*, greatest(0, least(
@@ -247,6 +257,9 @@ async fn claim(
         LEASE_MARGIN,
         reached.era,
         reached.epoch,
+        &organizations as &[&str],
+        &providers as &[&str],
+        &clients as &[&str],
     )
     .fetch_all(connection)
     .await

@@ -1,5 +1,6 @@
 //! The audit by weeks.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use keyholder_domain::{AuditEventId, Connection, Timestamp};
@@ -137,4 +138,72 @@ async fn whoever_reads_the_audit_holds_up_its_tending_and_not_those_who_release(
     reader.end();
     let (_, dropped) = world.store.tend_audit(Some(28 * DAY)).await.unwrap();
     assert_eq!(dropped.len(), 1);
+}
+
+#[tokio::test]
+async fn a_week_is_made_while_releases_go_on_and_none_is_refused_or_lost() {
+    let world = World::start().await;
+    let connection = connected(&world).await;
+    let there = weeks(&world);
+    world.sql(&format!("DROP TABLE audit_events_until_{}", there[0]));
+    let (made, released) = (AtomicBool::new(false), AtomicU64::new(0));
+    let one = release(&world, &connection, 1).await;
+    let releasing = async || {
+        while !made.load(Ordering::Relaxed) {
+            let number = released.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+            let mut random = [0; 10];
+            random[2..].copy_from_slice(&number);
+            let next = Release { audit_event_id: AuditEventId::new(now(), random), ..one.clone() };
+            assert!(world.lane.release(next).await.unwrap());
+        }
+    };
+    let making = async {
+        while released.load(Ordering::Relaxed) < 200 {
+            tokio::task::yield_now().await;
+        }
+        // One that has to wait too long for those who release lets go, and is tried again.
+        while weeks(&world) != there {
+            world.store.tend_audit(None).await.ok();
+        }
+        made.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(releasing(), releasing(), releasing(), releasing(), making);
+    let number = released.into_inner().to_string();
+    assert_eq!(world.sql("SELECT count(*) FROM audit_events"), number);
+    assert_eq!(world.sql(&format!("SELECT count(*) FROM audit_events_until_{}", there[0])), number);
+}
+
+#[tokio::test]
+async fn events_that_are_too_many_to_move_stay_where_they_are_and_are_found() {
+    let world = World::start().await;
+    let connection = connected(&world).await;
+    let there = weeks(&world);
+    world.sql(&format!("DROP TABLE audit_events_until_{}", there[0]));
+    world.sql(
+        "INSERT INTO audit_events (organization_id, audit_event_id, kind, workload)
+         SELECT 'acme', overlay(audit_bound(now())::text placing lpad(to_hex(n), 12, '0') from 25)::uuid,
+                'CREDENTIAL_RELEASED', 'w'
+         FROM generate_series(1, 100001) n",
+    );
+    assert_eq!(world.store.tend_audit(None).await.unwrap(), (0, Vec::new()));
+    release_at(&world, &connection, now(), 1).await;
+    assert_eq!(world.sql("SELECT count(*) FROM audit_events_other"), "100002");
+    let filter = AuditFilter { connection_id: Some(connection.id), limit: 10, ..AuditFilter::default() };
+    let listed = world.store.audit_events(&connection.organization_id, &filter).await.unwrap();
+    assert!(!listed.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_of_no_week_goes_when_it_is_older_than_the_retention() {
+    let world = World::start().await;
+    let connection = connected(&world).await;
+    release_at(&world, &connection, Timestamp::UNIX_EPOCH + 365 * DAY, 1).await;
+    release_at(&world, &connection, now() - 30 * DAY, 2).await;
+    release_at(&world, &connection, now() - 27 * DAY, 3).await;
+    let other = "SELECT count(*) FROM audit_events_other";
+    assert_eq!(world.sql(other), "3");
+    world.store.tend_audit(None).await.unwrap();
+    assert_eq!(world.sql(other), "3");
+    world.store.tend_audit(Some(28 * DAY)).await.unwrap();
+    assert_eq!(world.sql(other), "1");
 }

@@ -85,6 +85,12 @@ impl Holding {
         drop(self.0.stdin.take());
         self.0.wait().unwrap();
     }
+
+    /// What it did stands.
+    pub(crate) fn commit(mut self) {
+        writeln!(self.0.stdin.as_mut().unwrap(), "COMMIT;").unwrap();
+        self.end();
+    }
 }
 
 pub(crate) fn organization(name: &str) -> OrganizationId {

@@ -265,3 +265,23 @@ async fn what_a_provider_target_finds_is_what_the_actor_owns_or_was_given() {
     expected.sort();
     assert_eq!(ids, expected);
 }
+
+#[tokio::test]
+async fn however_many_grants_there_have_been_the_live_ones_are_found_and_the_newest_of_the_others() {
+    let world = World::start().await;
+    let connection = world.insert(&connection("acme", 1)).await.connection;
+    let granted = grant("acme", GrantTarget::Connection(connection.id));
+    world.give(&granted).await;
+    world.sql(
+        "INSERT INTO grants SELECT (g).* FROM (
+             SELECT jsonb_populate_record(g, jsonb_build_object('grant_id', gen_random_uuid(), 'request_id', NULL,
+                 'request_fingerprint', NULL, 'revoke_time', now(), 'create_time', now() + n * interval '1 second')) AS g
+             FROM grants g, generate_series(1, 3000) n
+         ) many",
+    );
+    let (organization, actor) = (&connection.organization_id, principal("agent:roadie"));
+    let found = world.store.find(organization, &actor, &Target::Connection(connection.id)).await.unwrap();
+    let grants = &found.candidates[0].grants;
+    assert_eq!(grants.len(), 1_000);
+    assert!(grants.iter().any(|one| one.id == granted.id), "the one that is live, although it is the oldest");
+}
