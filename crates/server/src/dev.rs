@@ -118,6 +118,7 @@ async fn serve(
         say(&format!(
             "\nServing gRPC on {grpc}, the pages for owners on http://{}, probes and metrics on http://{admin}.\n\
              The log is in {dir}/keyholder.log, the configuration in {dir}/keyholder.toml. Ctrl-C stops it; everything is kept for the next time.\n\
+             Only the demo provider forgets: its accounts must be connected again then.\n\
              How tokens are kept fresh: DATABASE_URL='{}' {keyholder} refresh status --config {dir}/keyholder.toml",
             web.map(|web| web.to_string()).unwrap_or_default(),
             postgres.url(DATABASE),

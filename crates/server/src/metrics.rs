@@ -190,7 +190,7 @@ impl Metrics {
             ),
             (
                 "refresh_clients_quarantined",
-                "OAuth clients with which nothing is refreshed until an operator has looked",
+                "OAuth clients with which nothing is refreshed at present: refused, or many of their grants",
                 &self.refresh_clients_quarantined,
             ),
             ("refresh_late_answers", "Answers that came too late and are kept", &self.refresh_late_answers),

@@ -18,7 +18,11 @@ pub async fn status(config: &Config) -> Result<String, ServeError> {
     let store = connect(config).await?;
     let installation = store.installation().await?;
     let clients = store.client_statuses().await?;
-    Ok(format!("{}\n\n{}", whole(&installation), table(&clients, SystemClock.now())))
+    Ok(format!(
+        "{}\n\n{}",
+        whole(&installation),
+        table(&clients, installation.frozen_time.is_some(), SystemClock.now())
+    ))
 }
 
 /// Ends the quarantine of a provider's clients, or of one of them.
@@ -50,7 +54,7 @@ fn whole(installation: &Installation) -> String {
     text + "keyholder refresh release lets it go on."
 }
 
-fn table(clients: &[ClientStatus], now: Timestamp) -> String {
+fn table(clients: &[ClientStatus], frozen: bool, now: Timestamp) -> String {
     let mut table = Table::new();
     table.load_preset(NOTHING);
     table.set_header([
@@ -88,7 +92,7 @@ fn table(clients: &[ClientStatus], now: Timestamp) -> String {
         row.extend(numbers.iter().map(i64::to_string));
         row.push(client.deadline.map_or_else(|| "-".to_owned(), |end| seconds(end, now)));
         row.push(client.rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}")));
-        row.push(state(client, now));
+        row.push(if frozen { "frozen".to_owned() } else { state(client, now) });
         table.add_row(row);
     }
     for column in table.column_iter_mut().skip(3).take(8) {
@@ -110,8 +114,8 @@ fn seconds(then: Timestamp, now: Timestamp) -> String {
 }
 
 fn shown(time: Timestamp) -> String {
-    let time = time.replace_nanosecond(0).unwrap_or(time);
-    format!("{} {} UTC", time.date(), time.time())
+    let (hour, minute, second) = time.to_hms();
+    format!("{} {hour:02}:{minute:02}:{second:02} UTC", time.date())
 }
 
 #[cfg(test)]
@@ -136,10 +140,11 @@ mod tests {
             pause_time: None,
             quarantine: Some("MANY_GRANTS_REFUSED".to_owned()),
         };
-        let text = table(&[client], now);
+        let text = table(&[client.clone()], false, now);
         let row: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
         let expected =
             "google keyholder installation 1204 7 0 3 1 5 90 s 12.3 QUARANTINE: MANY_GRANTS_REFUSED";
         assert_eq!(row.join(" "), expected);
+        assert!(table(&[client], true, now).ends_with("frozen"));
     }
 }

@@ -158,7 +158,7 @@ impl Broker {
         if let Some(waiting) = put {
             tracing::error!(
                 provider_id = %key.provider_id, client_id = key.client_id.as_str(), connections = waiting,
-                "the provider does not take the OAuth client; nothing is refreshed with it until an operator has looked"
+                "the provider does not take the OAuth client; it is tried with one connection every 30 seconds, and an operator must look"
             );
         }
         Ok(())
