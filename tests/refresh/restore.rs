@@ -236,7 +236,7 @@ async fn f40_an_installation_of_another_name_on_a_copy_of_the_database_is_frozen
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_comes_later_is_given_by_an_operator_and_freezes_nobody() {
-    let staged = Staged::start(STATIC).await;
+    let mut staged = Staged::start(STATIC).await;
     assert_goes_on(&staged);
     let world = &staged.oauth.world;
     let name = [("KEYHOLDER_REFRESHER__CLUSTER", "prod")];
@@ -248,6 +248,9 @@ async fn a_name_that_comes_later_is_given_by_an_operator_and_freezes_nobody() {
     let installation = "SELECT cluster, frozen_time IS NULL FROM installation";
     assert_eq!(world.sql(installation), "|t");
     assert_goes_on(&staged);
+    // Every process has the name now.
+    staged.power_cut();
+    let world = &staged.oauth.world;
     let output = std::process::Command::new(binary())
         .args(["refresh", "release"])
         .current_dir(world.dir.path())

@@ -113,8 +113,9 @@ impl Refresher {
 /// The error of an attempt that was one too many for the provider's liking.
 const RATE_LIMITED: &str = "RATE_LIMITED";
 
-/// The error of an attempt for whose client this process has no secret.
+/// The errors of an attempt that is left to other processes: this one lacks the installation's client, or the definition.
 const CLIENT_MISSING: &str = "CLIENT_MISSING";
+const PROVIDER_UNKNOWN: &str = "PROVIDER_UNKNOWN";
 
 /// In whose name the refresher's own steps are on record.
 static SELF: LazyLock<WorkloadId> = LazyLock::new(|| WorkloadId::parse("dns:keyholder").expect("a DNS name"));

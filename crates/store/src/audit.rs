@@ -180,6 +180,8 @@ impl Store {
                 "DELETE FROM audit_events_other WHERE audit_event_id IN (
                      SELECT audit_event_id FROM audit_events_other
                      WHERE audit_event_id < audit_bound(statement_timestamp() - make_interval(secs => $1))
+                       -- The time in an id is that of a clock that may be wrong.
+                       AND create_time < statement_timestamp() - make_interval(secs => $1)
                      ORDER BY audit_event_id LIMIT 10000
                  )",
                 (retention + AUDIT_SLACK).as_secs_f64(),

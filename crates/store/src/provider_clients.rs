@@ -93,7 +93,7 @@ pub struct ClientWorked {
     pub just_limited: bool,
     /// Whether it had too many calls last more than two minutes ago.
     pub calm: bool,
-    /// Whether its pace was used to the full for two seconds and ten calls.
+    /// Whether its pace was used to the full for two seconds, and by this call.
     pub settled: bool,
 }
 
@@ -104,7 +104,8 @@ pub struct ClientLimited {
     pub pace: Option<Pace>,
     /// When that was set.
     pub pace_time: Option<Timestamp>,
-    /// Whether it has been known since the call was claimed: there is nothing to learn from it any more.
+    /// Whether it says nothing about the pace: it has been known since the call was claimed, or no call went well since the
+    /// pace was set.
     pub known: bool,
 }
 
@@ -125,6 +126,7 @@ struct LimitedRow {
     bad_rate: Option<f64>,
     rate_time: Option<Timestamp>,
     known: bool,
+    in_vain: bool,
 }
 
 pub(crate) fn organization(key: &ClientKey) -> &str {
@@ -134,11 +136,15 @@ pub(crate) fn organization(key: &ClientKey) -> &str {
 impl Store {
     /// Notes that a client did what it should, which ends its quarantine if the provider did not take it before. Returns
     /// the quarantine that it is still in, and its pace.
-    pub async fn client_worked(&self, key: &ClientKey) -> Result<ClientWorked, StoreError> {
+    ///
+    /// `asked`: when the call was claimed.
+    pub async fn client_worked(&self, key: &ClientKey, asked: Timestamp) -> Result<ClientWorked, StoreError> {
         let worked = run!(self, connection => {
             sqlx::query_as!(
                 WorkedRow,
-                r#"UPDATE provider_clients p SET failures = 0, pause_time = NULL,
+                r#"UPDATE provider_clients p SET failures = 0, good_time = clock_timestamp(),
+                     -- What was on its way when the client had too many calls says nothing about the pause.
+                     pause_time = CASE WHEN limited_time > $4 THEN pause_time END,
                      quarantine = CASE WHEN quarantine = 'CLIENT_REFUSED' THEN NULL ELSE quarantine END,
                      quarantine_time = CASE WHEN quarantine = 'CLIENT_REFUSED' THEN NULL ELSE quarantine_time END,
                      probe_time = CASE WHEN quarantine = 'CLIENT_REFUSED' THEN NULL ELSE probe_time END,
@@ -147,13 +153,15 @@ impl Store {
                  RETURNING quarantine, rate, good_rate, bad_rate, rate_time,
                      coalesce(limited_time > clock_timestamp() - interval '2 seconds', false) AS "just_limited!",
                      coalesce(limited_time < clock_timestamp() - interval '2 minutes', false) AS "calm!",
-                     CASE WHEN rate_time + make_interval(secs => greatest(2, 10 / rate)) < clock_timestamp()
+                     CASE WHEN rate_time + make_interval(secs => greatest(2, 3 / rate)) < clock_timestamp()
+                               AND rate_time <= $4 AND paid_time > clock_timestamp() - interval '60 milliseconds'
                           THEN EXISTS (SELECT FROM refreshes r WHERE r.ready AND r.client_organization_id = $1
                                        AND r.provider_id = $2 AND r.client_id = $3)
                           ELSE false END AS "settled!""#,
                 organization(key),
                 key.provider_id.as_str(),
                 key.client_id.as_str(),
+                asked as Timestamp,
             )
             .fetch_optional(connection)
             .await
@@ -164,7 +172,8 @@ impl Store {
         Ok(ClientWorked { quarantine, pace, pace_time, just_limited, calm, settled })
     }
 
-    /// Notes that a client had too many calls, and leaves it alone for `seconds`. `asked`: when the call was claimed.
+    /// Notes that a client had too many calls, and leaves it alone for `seconds`; for twice as long as before if nothing went
+    /// well since. `asked`: when the call was claimed.
     pub async fn client_limited(
         &self,
         key: &ClientKey,
@@ -175,15 +184,21 @@ impl Store {
             sqlx::query_as!(
                 LimitedRow,
                 r#"WITH before AS (
-                       SELECT rate, good_rate, bad_rate, rate_time, coalesce(limited_time > $5, false) AS known
+                       SELECT rate, good_rate, bad_rate, rate_time,
+                           coalesce(limited_time > $5, false) AS known,
+                           rate IS NOT NULL AND NOT coalesce(good_time > rate_time, false) AS in_vain
                        FROM provider_clients
                        WHERE organization_id = $1 AND provider_id = $2 AND client_id = $3 FOR UPDATE
                    ), put AS (
                        UPDATE provider_clients SET limited_time = clock_timestamp(),
-                           pause_time = greatest(pause_time, clock_timestamp() + make_interval(secs => $4))
+                           pause_time = greatest(pause_time, clock_timestamp() + make_interval(secs =>
+                               CASE WHEN (SELECT in_vain AND NOT known FROM before) THEN greatest(
+                                   $4::double precision,
+                                   least(60, greatest(1, 2 * extract(epoch FROM pause_time - limited_time)::double precision))
+                               ) ELSE $4::double precision END))
                        WHERE organization_id = $1 AND provider_id = $2 AND client_id = $3
                    )
-                   SELECT rate, good_rate, bad_rate, rate_time, known AS "known!" FROM before"#,
+                   SELECT rate, good_rate, bad_rate, rate_time, known AS "known!", in_vain AS "in_vain!" FROM before"#,
                 organization(key),
                 key.provider_id.as_str(),
                 key.client_id.as_str(),
@@ -195,7 +210,7 @@ impl Store {
         })?;
         let Some(limited) = limited else { return Ok(ClientLimited::default()) };
         let pace = pace(limited.rate, limited.good_rate, limited.bad_rate);
-        Ok(ClientLimited { pace, pace_time: limited.rate_time, known: limited.known })
+        Ok(ClientLimited { pace, pace_time: limited.rate_time, known: limited.known || limited.in_vain })
     }
 
     /// Gives a client another pace, unless somebody else has meanwhile: `before` is when the one that is to be replaced was
@@ -263,7 +278,8 @@ impl Store {
                    ), put AS (
                        UPDATE provider_clients SET quarantine = $4,
                            quarantine_time = coalesce(quarantine_time, clock_timestamp()),
-                           probe_time = clock_timestamp() + make_interval(secs => $5)
+                           probe_time = CASE WHEN quarantine = $4 THEN probe_time
+                                             ELSE clock_timestamp() + make_interval(secs => $5) END
                        WHERE organization_id = $1 AND provider_id = $2 AND client_id = $3
                    )
                    SELECT (SELECT count(*) FROM refreshes r WHERE r.client_organization_id = $1 AND r.provider_id = $2

@@ -344,7 +344,7 @@ pub struct KeptAnswer<'a> {
 
 impl Change {
     /// Notes that a workload said that the provider does not take a generation, and has it replaced: now or, if it came by a
-    /// refresh itself, `again` seconds after that at the earliest. `false`: somebody has said so before.
+    /// refresh itself, `again` seconds after that at the earliest. `false`: somebody has said so before, or it was replaced.
     pub async fn reject_generation(
         &mut self,
         connection_id: ConnectionId,
@@ -366,6 +366,8 @@ impl Change {
                  ) old
                  WHERE r.organization_id = old.organization_id AND r.connection_id = old.connection_id
                    AND (r.rejected_generation IS NULL OR r.rejected_generation < $3)
+                   AND NOT EXISTS (SELECT FROM connections c WHERE c.organization_id = $1 AND c.connection_id = $2
+                                   AND c.sealed_generation > $3)
                  RETURNING r.connection_id
              )
              SELECT pg_notify('keyholder_refreshes', '') FROM rejected",

@@ -114,14 +114,17 @@ macro_rules! find {
                           -- However many there have been: those that are live, and the newest of the others, which tell
                           -- why nothing is released.
                           SELECT jsonb_agg(to_jsonb(g)) FROM (
-                              SELECT * FROM grants a
+                              SELECT a.*, row_number() OVER (
+                                  PARTITION BY a.revoke_time IS NULL AND coalesce(a.expire_time > statement_timestamp(), true)
+                                  ORDER BY a.create_time DESC
+                              ) AS place
+                              FROM grants a
                               WHERE a.organization_id = c.organization_id AND a.grantee = $2
                                 AND (a.connection_id = c.connection_id
                                      OR (a.selector_owner = c.owner AND a.provider_id = c.provider_id))
-                              ORDER BY a.revoke_time IS NULL
-                                       AND coalesce(a.expire_time > statement_timestamp(), true) DESC, a.create_time DESC
-                              LIMIT 1000
                           ) g
+                          WHERE place <= 100
+                              OR (revoke_time IS NULL AND coalesce(expire_time > statement_timestamp(), true))
                       ), '[]') AS "grants!: Json<Vec<GrantRow>>",
                       (SELECT p.generation FROM provider_generations p
                        WHERE p.organization_id = c.organization_id AND p.provider_id = c.provider_id)

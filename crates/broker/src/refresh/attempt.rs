@@ -16,7 +16,7 @@ use keyholder_upstream::oauth::{Client, TokenAnswer, TokenFault, TokenRequest};
 use keyholder_vault::{Credential, SecretString};
 
 use super::plan::{self, Recovery, Unanswered};
-use super::{CLIENT_MISSING, repeats, spool};
+use super::{CLIENT_MISSING, PROVIDER_UNKNOWN, repeats, spool};
 use crate::oauth::{ACCESS_TOKEN, OWN_CLIENT, REFRESH_TOKEN, Spot, answer_fields, answer_of, server};
 use crate::{Broker, BrokerError};
 
@@ -68,12 +68,12 @@ impl Work<'_> {
 }
 
 impl Broker {
-    /// Sees an attempt through, whatever comes of it.
-    pub(super) async fn see_through(&self, attempt: &Attempt, since: Instant) {
+    /// Sees an attempt through, whatever comes of it. `false`: it is taken up again.
+    pub(super) async fn see_through(&self, attempt: &Attempt, since: Instant) -> bool {
         let asked = AtomicBool::new(attempt.sealed_answer.is_some());
         let (connection_id, provider_id) = (attempt.connection_id, &attempt.client.provider_id);
         let error = match AssertUnwindSafe(self.work(attempt, since, &asked)).catch_unwind().await {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => {
                 tracing::warn!(
                     %error, %connection_id, %provider_id, "a refresh could not be seen through; it is taken up again"
@@ -88,6 +88,7 @@ impl Broker {
         if !asked.into_inner() {
             self.give_back_claim(attempt, since, error).await;
         }
+        false
     }
 
     /// Leaves an attempt to processes that are configured for it: this one lacks the provider's definition, or the
@@ -101,22 +102,33 @@ impl Broker {
         }
         // An answer that was kept stays with its attempt, for whoever can read it.
         if attempt.sealed_answer.is_none() {
-            self.give_back_claim(attempt, since, error).await;
+            self.give_claim_back(attempt, since, error, Duration::ZERO, true).await;
         }
     }
 
     /// Gives a claim back that came to no question, so that nobody takes it for one whose answer was lost.
     pub(super) async fn give_back_claim(&self, attempt: &Attempt, since: Instant, error: &'static str) {
+        self.give_claim_back(attempt, since, error, ASK_LATER, false).await;
+    }
+
+    async fn give_claim_back(
+        &self,
+        attempt: &Attempt,
+        since: Instant,
+        error: &'static str,
+        again: Duration,
+        keeps_place: bool,
+    ) {
         let lease = Duration::from_secs(u64::try_from(attempt.call_seconds).unwrap_or(1));
         while since.elapsed() < lease {
-            let soon = attempt.time + since.elapsed() + ASK_LATER;
+            let soon = attempt.time + since.elapsed() + again;
             let unasked = Postponed {
                 due_time: Some(soon),
                 earliest_time: soon,
                 error,
                 counts: false,
                 answered: true,
-                keeps_place: false,
+                keeps_place,
                 ambiguous_time: attempt.ambiguous_time,
                 refused_time: attempt.refused_time,
             };
@@ -134,7 +146,7 @@ impl Broker {
         let recipe = provider.and_then(|provider| provider.oauth2.as_deref());
         let Some(stored) = stored.as_ref() else { return self.give_up_schedule(attempt).await };
         let (Some(provider), Some(recipe)) = (provider, recipe) else {
-            self.unfit(attempt, since, "PROVIDER_UNKNOWN").await;
+            self.unfit(attempt, since, PROVIDER_UNKNOWN).await;
             return Ok(());
         };
         if attempt.sealed_answer.is_some() {
@@ -171,7 +183,8 @@ impl Broker {
     /// An attempt whose process is gone: what it left behind is finished, or it is not known what the provider did.
     pub(super) async fn take_over(&self, attempt: &Attempt, since: Instant) {
         if attempt.sealed_answer.is_some() {
-            return self.see_through(attempt, since).await;
+            self.see_through(attempt, since).await;
+            return;
         }
         let outcome = async {
             let stored = self.store().connection(&attempt.organization_id, attempt.connection_id).await?;

@@ -102,7 +102,7 @@ impl Broker {
         if !attempt.client_is_watched && !seen.was_limited(key) {
             return Ok(());
         }
-        let worked = self.store().client_worked(key).await?;
+        let worked = self.store().client_worked(key, attempt.time).await?;
         if let Some(pace) = worked.pace {
             let rate = seen.rate(key);
             if worked.settled {

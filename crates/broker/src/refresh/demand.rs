@@ -17,13 +17,16 @@ use keyholder_store::{NewAuditEvent, Only, RefreshRow, Target};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use super::{CLIENT_MISSING, RATE_LIMITED, Told};
+use super::{CLIENT_MISSING, PROVIDER_UNKNOWN, RATE_LIMITED, Told};
 use crate::resolve::{Ask, Refusal};
 use crate::shares::Shares;
 use crate::{Broker, BrokerError, Caller};
 
 /// How long a refresh is waited for at most, whoever waits.
 const LONGEST: Duration = Duration::from_secs(15);
+
+/// How long it is waited for a process that is configured for what this one is not.
+const OTHERS: Duration = Duration::from_secs(2);
 
 /// How often it is looked while one waits: notifications come at once, this is for the case that one is lost.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -156,6 +159,7 @@ impl Broker {
         let only = Only { organization_id, connection_id };
         let mut told = self.refresher().told.subscribe();
         let until = Instant::now() + LONGEST;
+        let mut others = None;
         fail_point!("demanded");
         let Some(mut before) = self.store().refresh(only).await? else {
             return Ok(Awaited::NotRenewable);
@@ -183,8 +187,17 @@ impl Broker {
                 before = row;
                 continue;
             }
-            if over && row.last_error.as_deref() == Some(CLIENT_MISSING) {
-                return Ok(Awaited::Quarantined);
+            if over && matches!(row.last_error.as_deref(), Some(CLIENT_MISSING | PROVIDER_UNKNOWN)) {
+                // Another process may see to it.
+                let end = *others.get_or_insert_with(|| Instant::now() + OTHERS);
+                if Instant::now() < end {
+                    continue;
+                }
+                return Ok(if row.last_error.as_deref() == Some(CLIENT_MISSING) {
+                    Awaited::Quarantined
+                } else {
+                    Awaited::Failed(None)
+                });
             }
             if over {
                 return Ok(hopeless(&row, false).unwrap_or(Awaited::Failed(Some(row.earliest_time))));
@@ -275,13 +288,16 @@ impl Broker {
             return Ok((connection, RejectionOutcome::NotRenewable));
         };
         let known = row.rejected_generation.is_some_and(|known| known >= rejected.generation.get());
-        let first = !known && self.reject(caller, &connection, rejected).await?;
+        if !known {
+            self.reject(caller, &connection, rejected).await?;
+        }
         let fresh = row.last_success_time.is_some_and(|time| row.now - time < REPLACE_AGAIN);
         // If it was replaced a moment ago, and the provider does not take that one either, another will not help.
         let awaited = if fresh && row.failures == 0 && row.done_attempt_id.is_some() {
             Awaited::TooEarly
         } else {
-            self.await_refresh(caller.organization_id, connection.id, first, rejected.wait).await?
+            // It is asked for already.
+            self.await_refresh(caller.organization_id, connection.id, false, rejected.wait).await?
         };
         let now = self.store().connection(caller.organization_id, connection.id).await?;
         let now = now.ok_or(BrokerError::ConnectionNotFound)?;
@@ -298,23 +314,22 @@ impl Broker {
         Ok((now.connection, outcome))
     }
 
-    /// Puts a report on record, and has the credential replaced: both or neither. `false`: somebody else has.
+    /// Puts a report on record, and has the credential replaced: both or neither, and unless somebody else has.
     async fn reject(
         &self,
         caller: &Caller<'_>,
         connection: &Connection,
         rejected: &Rejected,
-    ) -> Result<bool, BrokerError> {
+    ) -> Result<(), BrokerError> {
         let mut change = self.store().change(caller.organization_id).await?;
         let again = REPLACE_AGAIN.as_seconds_f64();
         if !change.reject_generation(connection.id, rejected.generation, again).await? {
-            return Ok(false);
+            return Ok(());
         }
         let event =
             self.demand_event(caller, connection, AuditKind::CredentialRejected, Some(&rejected.actor));
         change.record(&event).await?;
-        change.commit().await?;
-        Ok(true)
+        Ok(change.commit().await?)
     }
 
     /// The connection that a report is about, and the generation that its credential was sealed at: told only to those

@@ -84,10 +84,10 @@ impl Broker {
         let per_client = i64::try_from(self.refresher().settings.per_client).unwrap_or(i64::MAX);
         // Before the claim: the lease must not outlast what we think it does.
         let since = Instant::now();
-        let claimed = self
-            .store()
-            .claim_refreshes(room, per_client, self.reached(), &self.refresher().unfit.now())
-            .await?;
+        let unfit = self.refresher().unfit.now();
+        let claimed = self.store().claim_refreshes(room, per_client, self.reached(), &unfit).await?;
+        // What is ready may be nothing that this process can see to.
+        let more = unfit.is_empty() || !claimed.is_empty();
         fail_point!("claims");
         if *stop.borrow() {
             // Nothing is begun any more; others have them at once.
@@ -106,7 +106,7 @@ impl Broker {
                 .instrument(span),
             );
         }
-        Ok(true)
+        Ok(more)
     }
 
     async fn take_over_for_ever(&self, mut stop: watch::Receiver<bool>) {
@@ -157,14 +157,17 @@ impl Broker {
             };
             let since = Instant::now();
             let Some(mut attempt) = self.store().claim_refresh(only).await? else { continue };
-            if attempt.generation != late.generation {
+            // A process that does not know the provider can make nothing of it.
+            let known = self.known_provider(&attempt.client.provider_id).is_ok();
+            if attempt.generation != late.generation || !known {
                 self.give_back_claim(&attempt, since, "INTERRUPTED").await;
                 continue;
             }
             tracing::info!(connection_id = %attempt.connection_id, "a late answer is used after all");
             attempt.sealed_answer = Some(late.sealed_answer.clone());
-            self.see_through(&attempt, since).await;
-            self.store().see_late_answer(&late).await?;
+            if self.see_through(&attempt, since).await {
+                self.store().see_late_answer(&late).await?;
+            }
         }
         Ok(())
     }

@@ -195,7 +195,7 @@ async fn claim(
                    CASE WHEN u.quarantine IS NOT NULL OR u.failures >= 5 THEN 1 ELSE $2::bigint END - under_way.number,
                    -- What was not used is used later for a tenth of a second at most, and not at all behind a pause.
                    CASE WHEN u.rate IS NULL THEN $1::bigint
-                        ELSE least(ceil(u.rate / 10),
+                        ELSE least($1::bigint::double precision, ceil(u.rate / 10),
                                    1 + floor(extract(epoch FROM clock_timestamp() - greatest(u.paid_time, u.pause_time))
                                              * u.rate))::bigint END
                )) AS number

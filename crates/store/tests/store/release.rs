@@ -282,6 +282,6 @@ async fn however_many_grants_there_have_been_the_live_ones_are_found_and_the_new
     let (organization, actor) = (&connection.organization_id, principal("agent:roadie"));
     let found = world.store.find(organization, &actor, &Target::Connection(connection.id)).await.unwrap();
     let grants = &found.candidates[0].grants;
-    assert_eq!(grants.len(), 1_000);
+    assert_eq!(grants.len(), 101);
     assert!(grants.iter().any(|one| one.id == granted.id), "the one that is live, although it is the oldest");
 }
