@@ -1,8 +1,9 @@
 //! How fast a client is used. Its provider says that it had too many calls, but seldom how many it may have; so the pace is
-//! looked for by halving the distance between one that went well and one that was too fast.
+//! looked for between one that went well and one that was too fast.
 //!
 //! Each time that a provider says so costs a pause, in which nothing is refreshed; a pace that is a little too low costs
-//! little. So halving ends two hundredths below what was too fast.
+//! little. So after one that was too fast comes a quarter of the way from the good one, after a good one half of the way to
+//! the bad one, and the search ends two hundredths below what was too fast.
 
 use keyholder_store::Pace;
 
@@ -30,7 +31,7 @@ pub(super) fn first(seen: f64) -> Pace {
 /// The pace after one that was too fast.
 pub(super) fn slower(pace: Pace) -> Pace {
     let (rate, good) = match pace.good {
-        Some(good) if good < pace.rate * NEAR => (f64::midpoint(good, pace.rate), Some(good)),
+        Some(good) if good < pace.rate * NEAR => (good + (pace.rate - good) / 4.0, Some(good)),
         Some(good) if good < pace.rate => (good, Some(good)),
         Some(_) => (pace.rate * LITTLE_SLOWER, None),
         None => (pace.rate * SLOWER, None),
