@@ -140,7 +140,7 @@ mod tests {
             pause_time: None,
             quarantine: Some("MANY_GRANTS_REFUSED".to_owned()),
         };
-        let text = table(&[client.clone()], false, now);
+        let text = table(std::slice::from_ref(&client), false, now);
         let row: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
         let expected =
             "google keyholder installation 1204 7 0 3 1 5 90 s 12.3 QUARANTINE: MANY_GRANTS_REFUSED";
