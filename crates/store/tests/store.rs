@@ -10,6 +10,9 @@ mod fixtures;
 #[path = "store/migrations.rs"]
 mod migrations;
 #[cfg(test)]
+#[path = "store/refreshes.rs"]
+mod refreshes;
+#[cfg(test)]
 #[path = "store/release.rs"]
 mod release;
 #[cfg(test)]
