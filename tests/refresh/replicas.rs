@@ -471,9 +471,8 @@ async fn assert_left_to_others(setup: Setup<'_>, lacking: &[(&str, &str)], reaso
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_without_the_definition_of_a_provider_leaves_its_connections_to_others() {
-    let nothing = std::env::temp_dir().join(format!("keyholder-no-providers-{}", std::process::id()));
-    std::fs::create_dir_all(&nothing).unwrap();
-    let lacking = [("KEYHOLDER_CATALOG__DIRECTORY", nothing.to_str().unwrap())];
+    let nothing = tempfile::tempdir().unwrap();
+    let lacking = [("KEYHOLDER_CATALOG__DIRECTORY", nothing.path().to_str().unwrap())];
     let client = ClientFrom::Variables(&CLIENT_VARIABLES);
     assert_left_to_others(Setup { client, ..Setup::default() }, &lacking, "PROVIDER_UNKNOWN").await;
 }
@@ -482,6 +481,63 @@ async fn a_process_without_the_definition_of_a_provider_leaves_its_connections_t
 async fn a_process_without_the_installations_client_leaves_its_connections_to_others() {
     let client = ClientFrom::Variables(&CLIENT_VARIABLES);
     assert_left_to_others(Setup { client, ..Setup::default() }, &[], "CLIENT_MISSING").await;
+}
+
+/// How often what is to be refreshed is looked at while the process has two looks at the installation.
+fn looks(staged: &Staged) -> i64 {
+    let world = &staged.oauth.world;
+    let looked = || -> i64 {
+        let scans = "SELECT seq_scan + idx_scan FROM pg_stat_user_tables WHERE relname = 'refreshes'";
+        world.sql(scans).parse().unwrap()
+    };
+    let epoch = || -> i64 { world.sql("SELECT epoch FROM installation").parse().unwrap() };
+    let (before, from) = (looked(), epoch());
+    eventually("two looks", || (epoch() >= from + 2).then_some(()));
+    looked() - before
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_does_not_ask_again_and_again_for_what_it_leaves_to_others() {
+    let client = ClientFrom::Variables(&CLIENT_VARIABLES);
+    let mut staged = Staged::start_with(NONE, Setup { client, ..Setup::default() }).await;
+    staged.power_cut();
+    let world = &staged.oauth.world;
+    let mut unfit = serve(world, "unfit", &world.postgres.url(DATABASE), &["--roles", "refresher"], &[]);
+    unfit.wait_for_log("listening");
+    let idle = looks(&staged);
+    staged.make_due();
+    unfit.wait_for_log(UNFIT);
+    staged.until_row("ready");
+    let unfit = looks(&staged);
+    assert!(unfit < 4 * idle, "{unfit} times, and {idle} with nothing to do");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_answer_is_left_for_a_process_that_can_read_it() {
+    let client = ClientFrom::Variables(&CLIENT_VARIABLES);
+    let mut staged = Staged::start_with(NONE, Setup { client, ..Setup::default() }).await;
+    // Somebody has kept an answer, and died when its attempt counted no more.
+    let mut lock = staged.oauth.world.lock("SELECT 1 FROM organizations FOR UPDATE");
+    staged.make_due();
+    staged.until_row("sealed_answer IS NOT NULL");
+    staged.power_cut();
+    lock.release();
+    staged.oauth.world.sql(
+        "INSERT INTO late_answers (organization_id, connection_id, attempt_id, generation, sealed_answer, seen)
+             SELECT organization_id, connection_id, attempt_id, attempt_generation, sealed_answer, false FROM refreshes;
+         UPDATE refreshes SET attempt_id = NULL, attempt_time = NULL, attempt_generation = NULL, sealed_answer = NULL,
+             lease_expire_time = NULL, ambiguous_time = clock_timestamp()",
+    );
+    let nothing = tempfile::tempdir().unwrap();
+    let lacking = [("KEYHOLDER_CATALOG__DIRECTORY", nothing.path().to_str().unwrap())];
+    let world = &staged.oauth.world;
+    let _unfit = serve(world, "unfit", &world.postgres.url(DATABASE), &["--roles", "refresher"], &lacking);
+    // It has claimed it for the answer, and given it back.
+    staged.until_row("fence >= 2 AND attempt_id IS NULL");
+    assert_eq!(world.sql("SELECT count(*) FILTER (WHERE NOT seen) FROM late_answers"), "1");
+    staged.start_again("fit");
+    staged.assert_refreshed().await;
+    assert_eq!(staged.asked(), 1);
 }
 
 const CLIENT_VARIABLES: [(&str, &str); 2] =
