@@ -104,7 +104,7 @@ fn weight(found: &Found) -> usize {
 
 /// Opened data keys, for a while.
 #[derive(Debug)]
-pub(crate) struct DataKeyCache(moka::sync::Cache<(OrganizationId, String), Arc<DataKey>>);
+pub(crate) struct DataKeyCache(moka::sync::Cache<String, (OrganizationId, Arc<DataKey>)>);
 
 impl DataKeyCache {
     pub(crate) fn new() -> Self {
@@ -112,11 +112,13 @@ impl DataKeyCache {
     }
 
     pub(crate) fn get(&self, organization_id: &OrganizationId, data_key_id: &str) -> Option<Arc<DataKey>> {
-        self.0.get(&(organization_id.clone(), data_key_id.to_owned()))
+        // A row that names another organization's key must not open it by what is kept.
+        let (owner, key) = self.0.get(data_key_id)?;
+        (owner == *organization_id).then_some(key)
     }
 
     pub(crate) fn insert(&self, organization_id: &OrganizationId, key: Arc<DataKey>) {
-        self.0.insert((organization_id.clone(), key.id().as_str().to_owned()), key);
+        self.0.insert(key.id().as_str().to_owned(), (organization_id.clone(), key));
     }
 }
 

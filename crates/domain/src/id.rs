@@ -1,4 +1,5 @@
 use std::fmt;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -96,7 +97,7 @@ macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $max:literal, $extra:pat, $rule:literal) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Box<str>);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Reads a name.
@@ -147,7 +148,7 @@ name!(
 
 /// What makes a create idempotent: the same request sent again with the same id is done once.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct RequestId(Box<str>);
+pub struct RequestId(Arc<str>);
 
 impl RequestId {
     /// Reads a request id: 1 to 64 visible ASCII characters, such as a UUID.

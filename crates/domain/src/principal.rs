@@ -1,4 +1,5 @@
 use std::fmt;
+use std::sync::Arc;
 
 use crate::Invalid;
 
@@ -41,7 +42,7 @@ impl PrincipalType {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Principal {
     kind: PrincipalType,
-    text: Box<str>,
+    text: Arc<str>,
 }
 
 impl Principal {

@@ -1,11 +1,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::Invalid;
 
 /// One permission at a provider, such as `mail.read`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Scope(Box<str>);
+pub struct Scope(Arc<str>);
 
 impl Scope {
     /// Reads a scope token: 1 to 256 visible ASCII characters but `"` and `\` (RFC 6749, section 3.3).

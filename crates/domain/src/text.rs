@@ -1,10 +1,11 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::Invalid;
 
 /// Words for people: names, reasons, purposes. No control characters, so that a log line stays one line.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Text(Box<str>);
+pub struct Text(Arc<str>);
 
 impl Text {
     /// Reads up to 256 characters of text; empty is allowed.

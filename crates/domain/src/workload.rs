@@ -1,4 +1,5 @@
 use std::fmt;
+use std::sync::Arc;
 
 use crate::Invalid;
 
@@ -6,7 +7,7 @@ use crate::Invalid;
 ///
 /// Compared byte for byte; nothing is normalised.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TrustDomain(Box<str>);
+pub struct TrustDomain(Arc<str>);
 
 impl TrustDomain {
     /// Reads a trust domain's name.
@@ -37,7 +38,7 @@ impl fmt::Display for TrustDomain {
 /// scheme and trust domain in lower case, and always a path, since the bare trust domain names no workload.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpiffeId {
-    text: Box<str>,
+    text: Arc<str>,
     trust_domain: TrustDomain,
 }
 
@@ -100,7 +101,7 @@ pub enum WorkloadId {
     /// Named by the one URI SAN of its certificate.
     Spiffe(SpiffeId),
     /// Named by a DNS SAN that the policy lists; written `dns:<name>`.
-    Dns(Box<str>),
+    Dns(Arc<str>),
 }
 
 impl WorkloadId {
@@ -145,7 +146,7 @@ impl fmt::Debug for WorkloadId {
 ///
 /// `spiffe://td/ns/*` covers `spiffe://td/ns/a`, but neither `spiffe://td/ns` nor `spiffe://td/ns/a/b`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WorkloadPattern(Box<str>);
+pub struct WorkloadPattern(Arc<str>);
 
 impl WorkloadPattern {
     /// Reads a pattern: a workload's identity whose path segments may be `*`.

@@ -45,7 +45,7 @@ impl PeerVerifier {
             return Err(Refusal::ChainTooLong);
         }
         let workload = Leaf::read(leaf)?.workload;
-        if matches!(&workload, WorkloadId::Dns(name) if !self.dns_names.contains(name)) {
+        if matches!(&workload, WorkloadId::Dns(name) if !self.dns_names.contains(&**name)) {
             return Err(Refusal::DnsNameUnknown);
         }
         let bundle = self.trust.bundle_for(&workload).ok_or(Refusal::TrustDomain)?;

@@ -106,8 +106,9 @@ where
                 }
             };
             let (response, code) = with_reason(response, &call, compressed);
-            log(method, &call, code, started.elapsed());
-            metrics.called(method.path, code, call.facts().reason.get().copied(), started.elapsed());
+            let took = started.elapsed();
+            log(method, &call, code, took);
+            metrics.called(method.path, code, call.facts().reason.get().copied(), took);
             Ok(response)
         })
     }

@@ -252,7 +252,11 @@ impl Listening {
         ];
         let result = until_drained(grpc, refreshing, draining, &health).await;
         background.iter().for_each(tokio::task::JoinHandle::abort);
-        until_closed(self.broker.store().close()).await;
+        until_closed(async {
+            self.broker.write_uses().await;
+            self.broker.store().close().await;
+        })
+        .await;
         drop(closing_store);
         tracing::info!("stopped");
         result

@@ -75,9 +75,10 @@ pub(crate) struct Envelope<'a> {
 
 impl<'a> Envelope<'a> {
     pub(crate) fn parse(text: &'a str) -> Result<Self, OpenError> {
-        let mut parts = text.split(':');
-        let (Some("enc"), Some(version), Some(key_id), Some(body), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+        // A fifth part would be in the body, where no colon can be.
+        let mut parts = text.splitn(4, ':');
+        let (Some("enc"), Some(version), Some(key_id), Some(body)) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(OpenError::Malformed);
         };

@@ -17,7 +17,7 @@ pub fn resolve_response(released: Released) -> v1::ResolveCredentialResponse {
         provider_id: released.provider_id.to_string(),
         account: Some(account(&released.account)),
         credential: Some(v1::Credential { kind: Some(kind(released.credential)) }),
-        http: Some(http(&released.http)),
+        http: Some(http(released.http)),
         scopes: released.scopes.to_strings(),
         valid_until: released.valid_until.map(timestamp),
         generation: released.generation.get(),
@@ -52,14 +52,16 @@ fn exposed(fields: &BTreeMap<String, SecretString>) -> BTreeMap<String, String> 
     fields.iter().map(|(name, value)| (name.clone(), value.expose_secret().to_owned())).collect()
 }
 
-fn http(injection: &Injection) -> v1::HttpInjection {
-    let map = |pairs: &[(String, Zeroizing<String>)]| {
-        pairs.iter().map(|(name, value)| (name.clone(), value.as_str().to_owned())).collect()
+fn http(injection: Injection) -> v1::HttpInjection {
+    // Moved, not copied: what is left behind is empty.
+    let text = |mut text: Zeroizing<String>| std::mem::take(&mut *text);
+    let map = |pairs: Vec<(String, Zeroizing<String>)>| {
+        pairs.into_iter().map(|(name, value)| (name, text(value))).collect()
     };
     v1::HttpInjection {
-        headers: map(&injection.headers),
-        query_parameters: map(&injection.query_parameters),
-        cookies: map(&injection.cookies),
-        base_url: injection.base_url.as_ref().map(|url| url.as_str().to_owned()).unwrap_or_default(),
+        headers: map(injection.headers),
+        query_parameters: map(injection.query_parameters),
+        cookies: map(injection.cookies),
+        base_url: injection.base_url.map(text).unwrap_or_default(),
     }
 }

@@ -10,8 +10,9 @@ use fail::fail_point;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use keyholder_domain::{GrantId, Timestamp};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, Postgres};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -38,6 +39,9 @@ const WAITING: usize = 2_048;
 /// Where releases wait for each other. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ReleaseLane(mpsc::Sender<Waiting>);
+
+/// A connection that no statement is under way on.
+type Connection = Option<PoolConnection<Postgres>>;
 
 #[derive(Debug)]
 struct Waiting {
@@ -90,6 +94,8 @@ async fn run(pool: PgPool, mut queue: mpsc::Receiver<Waiting>, batches: Arc<Atom
 
 async fn send_batches(pool: &PgPool, queue: &mut mpsc::Receiver<Waiting>, batches: &AtomicU64) {
     let mut waiting = Vec::with_capacity(BATCH);
+    // Kept from one statement to the next: to give one back to the pool and take it again costs as much as to encode a batch.
+    let mut connections = Vec::new();
     let mut under_way = FuturesUnordered::new();
     let mut youngest = Instant::now();
     loop {
@@ -99,13 +105,14 @@ async fn send_batches(pool: &PgPool, queue: &mut mpsc::Receiver<Waiting>, batche
             youngest = Instant::now();
             batches.fetch_add(1, Ordering::Relaxed);
             fail_point!("batch");
-            under_way.push(send(pool, std::mem::replace(&mut waiting, Vec::with_capacity(BATCH))));
+            let batch = std::mem::replace(&mut waiting, Vec::with_capacity(BATCH));
+            under_way.push(send(pool, connections.pop(), batch));
         }
         let room = under_way.len() < UNDER_WAY as usize;
         let (some, more) = (!waiting.is_empty(), BATCH - waiting.len());
         tokio::select! {
             biased;
-            Some(()) = under_way.next() => {}
+            Some(connection) = under_way.next() => connections.extend(connection),
             received = queue.recv_many(&mut waiting, more), if more > 0 => {
                 if received == 0 {
                     break;
@@ -117,17 +124,20 @@ async fn send_batches(pool: &PgPool, queue: &mut mpsc::Receiver<Waiting>, batche
     // Whoever waited has gone, and its lane with it.
 }
 
-async fn send(pool: &PgPool, mut batch: Vec<Waiting>) {
+/// Returns the connection, if it is good for another batch.
+async fn send(pool: &PgPool, mut connection: Connection, mut batch: Vec<Waiting>) -> Connection {
     // Where nobody waits any more, nothing leaves, so nothing is to be recorded.
     batch.retain(|waiting| !waiting.answer.is_closed());
-    match record(pool, &batch).await {
+    match record(pool, &mut connection, &batch).await {
         Err(error) if is_of_the_data(&error) && batch.len() > 1 => {
             for waiting in batch {
-                answer(record(pool, std::slice::from_ref(&waiting)).await, vec![waiting]);
+                let written = record(pool, &mut connection, std::slice::from_ref(&waiting)).await;
+                answer(written, vec![waiting]);
             }
         }
         written => answer(written, batch),
     }
+    connection
 }
 
 fn answer(written: Result<Vec<Uuid>, sqlx::Error>, batch: Vec<Waiting>) {
@@ -145,27 +155,32 @@ fn answer(written: Result<Vec<Uuid>, sqlx::Error>, batch: Vec<Waiting>) {
     }
 }
 
-/// The ids of the events that were recorded.
-async fn record(pool: &PgPool, batch: &[Waiting]) -> Result<Vec<Uuid>, sqlx::Error> {
+/// The ids of the events that were recorded. Leaves a connection that is good for another batch, if there is one.
+async fn record(pool: &PgPool, kept: &mut Connection, batch: &[Waiting]) -> Result<Vec<Uuid>, sqlx::Error> {
     if batch.is_empty() {
         return Ok(Vec::new());
     }
     let columns = Columns::of(batch);
-    let mut connection = pool.acquire().await?;
-    match in_time(insert(&mut connection, &columns)).await {
-        Ok(number) if number == batch.len() as u64 => Ok(columns.events),
-        Ok(0) => Ok(Vec::new()),
-        Ok(_) => in_time(those_there(&mut connection, &columns)).await,
+    let mut connection = match kept.take() {
+        Some(connection) => connection,
+        None => pool.acquire().await?,
+    };
+    let recorded = match in_time(insert(&mut connection, &columns)).await {
+        Ok(number) if number == batch.len() as u64 => columns.events,
+        Ok(0) => Vec::new(),
+        Ok(_) => in_time(those_there(&mut connection, &columns)).await?,
         Err(error) if is_connection_lost(&error) => {
             discard(connection).await;
-            let mut connection = live_connection(pool).await?;
+            connection = live_connection(pool).await?;
             // The first attempt may have gone through, or may yet do so: an event that is there is the proof that
             // everything stood when it came to be.
             in_time(insert_if_missing(&mut connection, &columns)).await?;
-            in_time(those_there(&mut connection, &columns)).await
+            in_time(those_there(&mut connection, &columns)).await?
         }
-        Err(error) => Err(error),
-    }
+        Err(error) => return Err(error),
+    };
+    *kept = Some(connection);
+    Ok(recorded)
 }
 
 /// A batch, column by column.
