@@ -102,6 +102,7 @@ async fn send_batches(pool: &PgPool, queue: &mut mpsc::Receiver<Waiting>, batche
         let room = under_way.len() < UNDER_WAY as usize;
         let due = under_way.is_empty() || waiting.len() == BATCH || youngest.elapsed() >= LATE;
         if room && due && !waiting.is_empty() {
+            gather(queue, &mut waiting).await;
             youngest = Instant::now();
             batches.fetch_add(1, Ordering::Relaxed);
             fail_point!("batch");
@@ -122,6 +123,25 @@ async fn send_batches(pool: &PgPool, queue: &mut mpsc::Receiver<Waiting>, batche
         }
     }
     // Whoever waited has gone, and its lane with it.
+}
+
+/// Lets everybody in this runtime who can go on now do so first, as long as that brings more: those who have just been
+/// answered ask again, and a statement for all costs less than one for each half.
+async fn gather(queue: &mut mpsc::Receiver<Waiting>, waiting: &mut Vec<Waiting>) {
+    while waiting.len() < BATCH {
+        // Once for the connections that have something to read, and once for the calls that they begin.
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+        let before = waiting.len();
+        while waiting.len() < BATCH
+            && let Ok(more) = queue.try_recv()
+        {
+            waiting.push(more);
+        }
+        if waiting.len() == before {
+            return;
+        }
+    }
 }
 
 /// Returns the connection, if it is good for another batch.
@@ -193,11 +213,12 @@ struct Columns<'a> {
     versions: Vec<Uuid>,
     grants: Vec<Option<Uuid>>,
     providers: Vec<&'a str>,
-    provider_generations: Vec<Option<i64>>,
-    before: Vec<Option<Timestamp>>,
     workloads: Vec<String>,
     actors: Vec<&'a str>,
-    purposes: Vec<&'a str>,
+    // Nothing where no release has one: the others are not read then.
+    provider_generations: Option<Vec<Option<i64>>>,
+    before: Option<Vec<Option<Timestamp>>>,
+    purposes: Option<Vec<&'a str>>,
 }
 
 impl<'a> Columns<'a> {
@@ -212,11 +233,19 @@ impl<'a> Columns<'a> {
             columns.versions.push(release.version);
             columns.grants.push(release.grant_id.map(GrantId::as_uuid));
             columns.providers.push(release.provider_id.as_str());
-            columns.provider_generations.push(release.provider_generation);
-            columns.before.push(release.before);
             columns.workloads.push(release.workload.to_string());
             columns.actors.push(release.actor.as_str());
-            columns.purposes.push(release.purpose.as_str());
+        }
+        let releases = || batch.iter().map(|waiting| &waiting.release);
+        if releases().any(|release| release.provider_generation.is_some()) {
+            columns.provider_generations =
+                Some(releases().map(|release| release.provider_generation).collect());
+        }
+        if releases().any(|release| release.before.is_some()) {
+            columns.before = Some(releases().map(|release| release.before).collect());
+        }
+        if releases().any(|release| !release.purpose.is_empty()) {
+            columns.purposes = Some(releases().map(|release| release.purpose.as_str()).collect());
         }
         columns
     }
@@ -229,7 +258,7 @@ macro_rules! insert {
             "INSERT INTO audit_events (organization_id, audit_event_id, kind, workload, actor, connection_id,
                  generation, grant_id, provider_id, purpose)
              SELECT r.organization_id, r.audit_event_id, 'CREDENTIAL_RELEASED', r.workload, r.actor, r.connection_id,
-                    r.generation, r.grant_id, r.provider_id, r.purpose
+                    r.generation, r.grant_id, r.provider_id, coalesce(r.purpose, '')
              FROM (SELECT unnest($1::text[]) AS organization_id, unnest($2::uuid[]) AS audit_event_id,
                           unnest($3::uuid[]) AS connection_id, unnest($4::bigint[]) AS generation,
                           unnest($5::uuid[]) AS version, unnest($6::uuid[]) AS grant_id,
@@ -250,11 +279,11 @@ macro_rules! insert {
             &$columns.versions,
             &$columns.grants as &[Option<Uuid>],
             &$columns.providers as &[&str],
-            &$columns.provider_generations as &[Option<i64>],
-            &$columns.before as &[Option<Timestamp>],
+            $columns.provider_generations.as_deref() as Option<&[Option<i64>]>,
+            $columns.before.as_deref() as Option<&[Option<Timestamp>]>,
             &$columns.workloads,
             &$columns.actors as &[&str],
-            &$columns.purposes as &[&str],
+            $columns.purposes.as_deref() as Option<&[&str]>,
         )
         .execute($connection)
         .await
