@@ -7,7 +7,23 @@ use keyholder_proto::v1;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::harness::{ACME, World, eventually, log_lines};
+use crate::harness::{ACME, World, eventually, log_lines, resolve_request};
+
+#[tokio::test]
+async fn a_use_of_a_grant_just_before_the_end_is_written_down() {
+    let mut world = World::start();
+    let id = world.connect("user:ada", "sk-1").await;
+    let grant_id = world.grant("agent:roadie", &id).await;
+    // Uses are gathered for a second: the end comes before.
+    world.grants("gateway").resolve_credential(resolve_request("agent:roadie", &id)).await.unwrap();
+    world.server.signal("TERM");
+    let status = eventually("the end of the server", || world.server.child.try_wait().unwrap());
+    assert!(status.success());
+    let used = format!(
+        "SELECT count(*) FROM grant_uses WHERE 'grant_' || replace(grant_id::text, '-', '') = '{grant_id}'"
+    );
+    assert_eq!(world.sql(&used), "1");
+}
 
 #[tokio::test]
 async fn neither_an_idle_connection_nor_a_stream_without_end_holds_up_the_end() {

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use keyholder_domain::{AuditEventId, Connection, Grant, GrantTarget, Timestamp};
+use keyholder_domain::{AuditEventId, Connection, Grant, GrantTarget, Text, Timestamp};
 use keyholder_store::{Commit, Release, Store, StoreError, StoreSettings, Target};
 
 use crate::fixtures::{World, connection, grant, now, organization, principal, provider, release};
@@ -178,6 +178,52 @@ async fn of_those_that_share_a_statement_each_is_judged_by_itself() {
     let statements = world.sql("SELECT count(DISTINCT xmin::text) FROM audit_events").parse::<u32>().unwrap();
     assert!(statements < 10, "{statements} statements for 256 releases");
     assert_eq!(events(&world), "170");
+}
+
+#[tokio::test]
+async fn what_only_one_of_those_that_share_a_statement_has_is_that_ones() {
+    let world = World::start().await;
+    let (connection, _) = granted(&world).await;
+    let decided = release(&world, &connection, 1).await;
+    let soon = now() + Duration::from_secs(3_600);
+    let past = now() - Duration::from_secs(3_600);
+    let purpose = Text::parse("nightly import").unwrap();
+    let all = [
+        numbered(&decided, 1),
+        Release { purpose: purpose.clone(), ..numbered(&decided, 2) },
+        Release { before: Some(soon), ..numbered(&decided, 3) },
+        Release { before: Some(past), purpose, ..numbered(&decided, 4) },
+        Release { provider_generation: Some(1_000), ..numbered(&decided, 5) },
+        numbered(&decided, 6),
+    ];
+    let answers = futures::future::join_all(all.map(|one| world.lane.release(one))).await;
+    let released: Vec<bool> = answers.into_iter().map(Result::unwrap).collect();
+    assert_eq!(released, [true, true, true, false, false, true]);
+    assert_eq!(world.store.release_statements(), 1);
+    let purposes = "SELECT string_agg(purpose, ',' ORDER BY audit_event_id) FROM audit_events";
+    assert_eq!(world.sql(purposes), ",nightly import,,");
+}
+
+#[tokio::test]
+async fn those_who_ask_again_as_soon_as_they_are_answered_share_a_statement() {
+    let world = World::start().await;
+    let (connection, _) = granted(&world).await;
+    let decided = release(&world, &connection, 1).await;
+    let callers = (0..8_u8).map(|caller| {
+        let (lane, decided) = (world.lane.clone(), decided.clone());
+        tokio::spawn(async move {
+            for round in 0..20 {
+                assert!(lane.release(numbered(&decided, caller * 20 + round)).await.unwrap());
+                // Half of them have something else to do first.
+                if caller % 2 == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        })
+    });
+    futures::future::join_all(callers).await.into_iter().for_each(Result::unwrap);
+    assert_eq!(events(&world), "160");
+    assert_eq!(world.store.release_statements(), 20, "one for each round");
 }
 
 #[tokio::test]
