@@ -239,6 +239,16 @@ mod tests {
         assert_eq!(DataKeyCache::new().0.policy().time_to_live(), quarter);
     }
 
+    #[test]
+    fn an_opened_data_key_is_its_own_organizations() {
+        let keys = DataKeyCache::new();
+        let [acme, other] = ["acme", "other"].map(|id| OrganizationId::parse(id).unwrap());
+        let key = Arc::new(DataKey::generate(Timestamp::UNIX_EPOCH));
+        keys.insert(&acme, Arc::clone(&key));
+        assert!(keys.get(&other, key.id().as_str()).is_none());
+        assert!(keys.get(&acme, key.id().as_str()).is_some());
+    }
+
     #[tokio::test]
     async fn what_is_forgotten_is_looked_up_again_and_counts_as_a_miss() {
         let cache = Cache::new();

@@ -13,7 +13,7 @@ use crate::Broker;
 /// How long a use stands for those that follow.
 const PRECISION: Duration = Duration::from_secs(60);
 
-/// The most grants whose use is noted in that time: one that is not is noted in the next.
+/// The most uses that wait to be written down, and the most grants that are kept for having been noted.
 const NOTED: usize = 100_000;
 
 /// The most uses that are written at once.
@@ -44,30 +44,31 @@ impl Uses {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a credential was released through a grant.
+    /// Notes that a credential was released through a grant. Where too many wait, its next use is noted.
     pub(crate) fn note(&self, organization_id: &OrganizationId, id: GrantId) {
         let mut noted = self.noted();
-        if noted.grants.len() < NOTED && noted.grants.insert(id) {
+        if noted.waiting.len() < NOTED && noted.grants.insert(id) {
             noted.waiting.push((organization_id.clone(), id));
+            if noted.grants.len() >= NOTED {
+                // Some are written more than once a minute then, and none is missed.
+                noted.grants.clear();
+            }
         }
     }
 
-    /// Those that are yet to be written down. From here on they are not waiting.
-    fn take(&self) -> Vec<(OrganizationId, GrantId)> {
+    /// The first of those that are yet to be written down.
+    fn first(&self, now: Instant) -> Vec<(OrganizationId, GrantId)> {
         let mut noted = self.noted();
-        if noted.since.elapsed() >= PRECISION {
+        if now.duration_since(noted.since) >= PRECISION {
             noted.grants = HashSet::new();
-            noted.since = Instant::now();
+            noted.since = now;
         }
-        std::mem::take(&mut noted.waiting)
+        noted.waiting.iter().take(BATCH).cloned().collect()
     }
 
-    /// Uses that could not be written down: the next one of each is noted.
-    fn forget(&self, uses: &[(OrganizationId, GrantId)]) {
-        let mut noted = self.noted();
-        for (_, id) in uses {
-            noted.grants.remove(id);
-        }
+    /// So many of the first are written down.
+    fn written(&self, number: usize) {
+        self.noted().waiting.drain(..number);
     }
 }
 
@@ -80,14 +81,19 @@ impl Broker {
         }
     }
 
-    /// Writes down which grants were used since it was done last.
+    /// Writes down which grants were used since it was done last. What cannot be written waits.
     pub async fn write_uses(&self) {
-        for uses in self.0.uses.take().chunks(BATCH) {
-            fail_point!("uses");
-            if let Err(error) = self.store().note_grant_uses(uses).await {
-                tracing::warn!(%error, "the uses of grants cannot be written down");
-                self.0.uses.forget(uses);
+        loop {
+            let uses = self.0.uses.first(Instant::now());
+            if uses.is_empty() {
+                return;
             }
+            fail_point!("uses");
+            if let Err(error) = self.store().note_grant_uses(&uses).await {
+                tracing::warn!(%error, "the uses of grants cannot be written down");
+                return;
+            }
+            self.0.uses.written(uses.len());
         }
     }
 }
@@ -98,33 +104,44 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_use_is_written_once_and_again_if_it_could_not_be() {
-        let uses = Uses::new();
-        let acme = OrganizationId::parse("acme").unwrap();
-        let [one, two] = [1, 2].map(|number| GrantId::new(Timestamp::UNIX_EPOCH, [number; 10]));
-        for id in [one, two, one, one] {
-            uses.note(&acme, id);
-        }
-        let taken = uses.take();
-        assert_eq!(taken, [(acme.clone(), one), (acme.clone(), two)]);
-        uses.note(&acme, one);
-        assert_eq!(uses.take(), [], "it was noted within the minute");
-        uses.forget(&taken[..1]);
-        uses.note(&acme, one);
-        uses.note(&acme, two);
-        assert_eq!(uses.take(), taken[..1]);
+    fn acme() -> OrganizationId {
+        OrganizationId::parse("acme").unwrap()
+    }
+
+    fn grant(number: usize) -> GrantId {
+        let mut random = [0; 10];
+        random[2..].copy_from_slice(&number.to_be_bytes());
+        GrantId::new(Timestamp::UNIX_EPOCH, random)
     }
 
     #[test]
-    fn no_more_grants_are_noted_in_a_minute_than_there_is_room_for() {
-        let uses = Uses::new();
-        let acme = OrganizationId::parse("acme").unwrap();
-        for number in 0..=NOTED as u64 {
-            let mut random = [0; 10];
-            random[2..].copy_from_slice(&number.to_be_bytes());
-            uses.note(&acme, GrantId::new(Timestamp::UNIX_EPOCH, random));
+    fn a_use_waits_until_it_is_written_and_stands_for_a_minute() {
+        let (uses, start) = (Uses::new(), Instant::now());
+        for number in [1, 2, 1, 1] {
+            uses.note(&acme(), grant(number));
         }
-        assert_eq!(uses.take().len(), NOTED);
+        let both = [(acme(), grant(1)), (acme(), grant(2))];
+        assert_eq!(uses.first(start), both);
+        assert_eq!(uses.first(start), both, "nobody has written it");
+        uses.written(1);
+        uses.note(&acme(), grant(1));
+        assert_eq!(uses.first(start + PRECISION * 9 / 10), both[1..]);
+        uses.written(1);
+        uses.note(&acme(), grant(1));
+        assert_eq!(uses.first(start + PRECISION * 2), [], "it was noted within the minute");
+        uses.note(&acme(), grant(1));
+        assert_eq!(uses.first(start + PRECISION * 2), both[..1]);
+    }
+
+    #[test]
+    fn however_many_grants_are_used_none_is_missed_and_no_more_wait_than_there_is_room_for() {
+        let uses = Uses::new();
+        for number in 0..=NOTED {
+            uses.note(&acme(), grant(number));
+        }
+        assert_eq!(uses.noted().waiting.len(), NOTED);
+        uses.written(NOTED);
+        uses.note(&acme(), grant(NOTED));
+        assert_eq!(uses.first(Instant::now()), [(acme(), grant(NOTED))]);
     }
 }

@@ -34,7 +34,10 @@ const MAX_QUESTION_BYTES: usize = 8 * 1024;
 /// How long calls in flight may take to finish once the server drains.
 const DRAIN: Duration = Duration::from_secs(20);
 
-/// How long database connections may take to close after that. Together they stay below the 30 seconds that
+/// How long the last uses of grants may take to be written down after that.
+const LAST_USES: Duration = Duration::from_secs(2);
+
+/// How long database connections may take to close in the end. Together they stay below the 30 seconds that
 /// platforms commonly wait before they kill.
 const CLOSE: Duration = Duration::from_secs(5);
 
@@ -252,11 +255,9 @@ impl Listening {
         ];
         let result = until_drained(grpc, refreshing, draining, &health).await;
         background.iter().for_each(tokio::task::JoinHandle::abort);
-        until_closed(async {
-            self.broker.write_uses().await;
-            self.broker.store().close().await;
-        })
-        .await;
+        // What is not written in time is told by the audit alone.
+        tokio::time::timeout(LAST_USES, self.broker.write_uses()).await.ok();
+        until_closed(self.broker.store().close()).await;
         drop(closing_store);
         tracing::info!("stopped");
         result

@@ -93,10 +93,11 @@ pub(crate) fn is_connection_lost(error: &sqlx::Error) -> bool {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
             true
         }
-        // Class 08 connection exception; 57P01 to 57P03 admin shutdown, crash shutdown, cannot connect now;
-        // 25006 read only: a primary that became a standby (PostgreSQL manual, appendix A).
+        // Class 08 connection exception; 57P01 to 57P05 admin shutdown, crash shutdown, cannot connect now, database
+        // dropped, idle session; 25006 read only: a primary that became a standby (PostgreSQL manual, appendix A).
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            code.starts_with("08") || matches!(&*code, "57P01" | "57P02" | "57P03" | "25006")
+            code.starts_with("08")
+                || matches!(&*code, "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25006")
         }),
         _ => false,
     }

@@ -263,5 +263,5 @@ async fn in_time<T>(query: impl Future<Output = Result<T, sqlx::Error>>) -> Resu
 /// Throws away a connection that is no good.
 async fn discard(connection: PoolConnection<Postgres>) {
     // It is gone in either case; an error only says that Postgres did not hear us leave.
-    connection.detach().close_hard().await.ok();
+    tokio::time::timeout(PING_TIMEOUT, connection.detach().close_hard()).await.ok();
 }

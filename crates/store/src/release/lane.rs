@@ -1,5 +1,5 @@
 //! Releases in batches. Those that wait share one statement, and so a round trip and a commit; one that comes alone is
-//! sent alone, at once.
+//! sent alone, without a timer.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -33,6 +33,12 @@ const UNDER_WAY: u32 = if cfg!(feature = "plain") { 12 } else { 2 };
 /// How long those that wait leave a statement to itself before they are sent beside it.
 const LATE: Duration = Duration::from_millis(if cfg!(feature = "plain") { 0 } else { 20 });
 
+/// How long a statement waits at most for those who are about to ask.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// How long a connection stays with a lane before the pool has it again, which renews it when it is old.
+const KEEP: Duration = Duration::from_secs(60);
+
 /// How many may wait. More are refused, so that a slow database costs no memory.
 const WAITING: usize = 2_048;
 
@@ -40,8 +46,8 @@ const WAITING: usize = 2_048;
 #[derive(Debug, Clone)]
 pub struct ReleaseLane(mpsc::Sender<Waiting>);
 
-/// A connection that no statement is under way on.
-type Connection = Option<PoolConnection<Postgres>>;
+/// A connection that no statement is under way on, if there is one, and when it was taken from the pool.
+type Connection = Option<(PoolConnection<Postgres>, Instant)>;
 
 #[derive(Debug)]
 struct Waiting {
@@ -102,11 +108,15 @@ async fn send_batches(pool: &PgPool, queue: &mut mpsc::Receiver<Waiting>, batche
         let room = under_way.len() < UNDER_WAY as usize;
         let due = under_way.is_empty() || waiting.len() == BATCH || youngest.elapsed() >= LATE;
         if room && due && !waiting.is_empty() {
-            gather(queue, &mut waiting).await;
+            // Where one is late, those that wait have waited enough.
+            if under_way.is_empty() {
+                gather(queue, &mut waiting).await;
+            }
             youngest = Instant::now();
             batches.fetch_add(1, Ordering::Relaxed);
             fail_point!("batch");
             let batch = std::mem::replace(&mut waiting, Vec::with_capacity(BATCH));
+            connections.retain(|(_, taken): &(_, Instant)| taken.elapsed() < KEEP);
             under_way.push(send(pool, connections.pop(), batch));
         }
         let room = under_way.len() < UNDER_WAY as usize;
@@ -128,7 +138,8 @@ async fn send_batches(pool: &PgPool, queue: &mut mpsc::Receiver<Waiting>, batche
 /// Lets everybody in this runtime who can go on now do so first, as long as that brings more: those who have just been
 /// answered ask again, and a statement for all costs less than one for each half.
 async fn gather(queue: &mut mpsc::Receiver<Waiting>, waiting: &mut Vec<Waiting>) {
-    while waiting.len() < BATCH {
+    let until = Instant::now() + GATHER;
+    while waiting.len() < BATCH && Instant::now() < until {
         // Once for the connections that have something to read, and once for the calls that they begin.
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
@@ -181,9 +192,9 @@ async fn record(pool: &PgPool, kept: &mut Connection, batch: &[Waiting]) -> Resu
         return Ok(Vec::new());
     }
     let columns = Columns::of(batch);
-    let mut connection = match kept.take() {
-        Some(connection) => connection,
-        None => pool.acquire().await?,
+    let (mut connection, mut taken) = match kept.take() {
+        Some(kept) => kept,
+        None => (pool.acquire().await?, Instant::now()),
     };
     let recorded = match in_time(insert(&mut connection, &columns)).await {
         Ok(number) if number == batch.len() as u64 => columns.events,
@@ -191,15 +202,20 @@ async fn record(pool: &PgPool, kept: &mut Connection, batch: &[Waiting]) -> Resu
         Ok(_) => in_time(those_there(&mut connection, &columns)).await?,
         Err(error) if is_connection_lost(&error) => {
             discard(connection).await;
-            connection = live_connection(pool).await?;
+            (connection, taken) = (live_connection(pool).await?, Instant::now());
             // The first attempt may have gone through, or may yet do so: an event that is there is the proof that
             // everything stood when it came to be.
             in_time(insert_if_missing(&mut connection, &columns)).await?;
             in_time(those_there(&mut connection, &columns)).await?
         }
-        Err(error) => return Err(error),
+        Err(error) => {
+            if is_of_the_data(&error) {
+                *kept = Some((connection, taken));
+            }
+            return Err(error);
+        }
     };
-    *kept = Some(connection);
+    *kept = Some((connection, taken));
     Ok(recorded)
 }
 
