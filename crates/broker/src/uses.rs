@@ -66,9 +66,11 @@ impl Uses {
         noted.waiting.iter().take(BATCH).cloned().collect()
     }
 
-    /// So many of the first are written down.
+    /// So many of the first are written down; by another one as well, perhaps, who was not stopped in time.
     fn written(&self, number: usize) {
-        self.noted().waiting.drain(..number);
+        let mut noted = self.noted();
+        let number = number.min(noted.waiting.len());
+        noted.waiting.drain(..number);
     }
 }
 
