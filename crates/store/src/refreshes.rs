@@ -10,6 +10,8 @@ mod claim;
 mod schedule;
 mod status;
 
+use std::time::Duration;
+
 use keyholder_domain::{ConnectionId, Generation, OrganizationId, ProviderId, Text, Timestamp};
 use uuid::Uuid;
 
@@ -76,6 +78,8 @@ pub struct Attempt {
     pub sealed_answer: Option<String>,
     /// Whether it matters to the client that a call goes well: it failed of late, or is used within a budget.
     pub client_is_watched: bool,
+    /// How long after the claim its call is to begin, so that the calls of a client come evenly.
+    pub delay: Duration,
 }
 
 /// What becomes of a connection whose attempt brought no new tokens.

@@ -104,7 +104,7 @@ impl Broker {
         }
         let worked = self.store().client_worked(key, attempt.time).await?;
         if let Some(pace) = worked.pace {
-            let rate = seen.rate(key);
+            let rate = pace::first(seen.rate(key)).rate;
             if worked.settled {
                 self.store().set_pace(key, worked.pace_time, pace::faster(pace, worked.calm)).await?;
             } else if worked.just_limited && pace.bad.is_none() && rate > pace.rate {

@@ -100,6 +100,7 @@ impl Broker {
             let span = tracing::debug_span!("refresh", connection_id = %attempt.connection_id);
             tokio::spawn(
                 async move {
+                    tokio::time::sleep_until((since + attempt.delay).into()).await;
                     broker.see_through(&attempt, since).await;
                     drop(slot);
                 }

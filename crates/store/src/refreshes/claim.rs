@@ -1,5 +1,7 @@
 //! What is due, and who sees to it.
 
+use std::time::Duration;
+
 use keyholder_domain::{ConnectionId, Generation, OrganizationId, ProviderId, Text, Timestamp};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -11,6 +13,14 @@ use crate::{Store, StoreError, discard, in_time};
 
 /// How long a lease outlives the call that it is for, in seconds.
 const LEASE_MARGIN: i32 = 3;
+
+/// How far ahead the calls of a client that has a pace are claimed, in seconds: from one claim to the next, and the time that
+/// one takes.
+const AHEAD: f64 = 0.05;
+
+/// What was not used of a pace is made up for, in seconds: no more, for a provider that counts is told only that there were
+/// too many, and a pause costs more than what a claim that came late does.
+const ARREARS: f64 = 0.02;
 
 #[derive(Debug)]
 struct AttemptRow {
@@ -30,6 +40,7 @@ struct AttemptRow {
     failures: i32,
     sealed_answer: Option<String>,
     client_is_watched: bool,
+    delay: f64,
 }
 
 impl Store {
@@ -75,6 +86,8 @@ impl Store {
     ///
     /// `unfit`: clients that this process cannot speak for; others do.
     ///
+    /// Those of a client that has a pace are claimed a little ahead, each with the delay that the pace wants.
+    ///
     /// Not sent twice: if the answer is lost, the leases run out.
     ///
     /// Nothing is claimed in a database that has not come as far as `reached`: it is not the one that was seen.
@@ -115,7 +128,8 @@ impl Store {
                    RETURNING r.organization_id, r.connection_id, r.client_organization_id, r.provider_id, r.client_id,
                        r.attempt_id AS "attempt_id!", r.fence, r.attempt_generation AS "generation!",
                        r.attempt_time AS "attempt_time!", r.call_seconds, r.deadline, r.ambiguous_time,
-                       r.refused_time, r.failures, r.sealed_answer, true AS "client_is_watched!""#,
+                       r.refused_time, r.failures, r.sealed_answer, true AS "client_is_watched!",
+                       0::double precision AS "delay!""#,
                 only.organization_id.as_str(),
                 only.connection_id.as_uuid(),
                 LEASE_MARGIN,
@@ -143,7 +157,8 @@ impl Store {
                    RETURNING r.organization_id, r.connection_id, r.client_organization_id, r.provider_id, r.client_id,
                        r.attempt_id AS "attempt_id!", r.fence, r.attempt_generation AS "generation!",
                        r.attempt_time AS "attempt_time!", r.call_seconds, r.deadline, r.ambiguous_time,
-                       r.refused_time, r.failures, r.sealed_answer, true AS "client_is_watched!""#,
+                       r.refused_time, r.failures, r.sealed_answer, true AS "client_is_watched!",
+                       0::double precision AS "delay!""#,
                 lease,
                 limit,
             )
@@ -190,28 +205,33 @@ async fn claim(
                      NOT IN (SELECT * FROM unnest($6::text[], $7::text[], $8::text[]))
                FOR UPDATE OF p SKIP LOCKED
            ), room AS (
-               SELECT u.*, greatest(0, least(
+               SELECT u.*, starts.wait, greatest(0, least(
                    $1::bigint,
                    CASE WHEN u.quarantine IS NOT NULL OR u.failures >= 5 THEN 1 ELSE $2::bigint END - under_way.number,
-                   -- What was not used is used later for a tenth of a second at most, and not at all behind a pause.
                    CASE WHEN u.rate IS NULL THEN $1::bigint
-                        ELSE least($1::bigint::double precision, ceil(u.rate / 10),
-                                   1 + floor(extract(epoch FROM clock_timestamp() - greatest(u.paid_time, u.pause_time))
-                                             * u.rate))::bigint END
+                        ELSE least($1::bigint::double precision, 1 + floor(($9 - starts.wait) * u.rate))::bigint END
                )) AS number
                FROM usable u CROSS JOIN LATERAL (
+                   -- When its next call is to begin, in seconds from now.
+                   SELECT greatest(extract(epoch FROM greatest(u.paid_time, u.pause_time) - clock_timestamp())::double precision,
+                                   -$10::double precision) AS wait
+               ) starts CROSS JOIN LATERAL (
                    SELECT count(*) AS number FROM refreshes r
                    WHERE r.client_organization_id = u.organization_id AND r.provider_id = u.provider_id
                      AND r.client_id = u.client_id AND r.lease_expire_time > clock_timestamp()
                ) under_way
                -- Somebody else may have claimed between our snapshot and the lock: what we count is old then.
-               WHERE (u.rate IS NULL OR u.paid_time <= clock_timestamp())
+               WHERE (u.rate IS NULL OR starts.wait <= $9::double precision)
                  AND u.claims = (SELECT q.claims FROM provider_clients q WHERE q.organization_id = u.organization_id
                                  AND q.provider_id = u.provider_id AND q.client_id = u.client_id)
            ), picked AS (
                SELECT f.organization_id, f.connection_id,
                    room.rate IS NOT NULL OR room.failures > 0 OR room.quarantine IS NOT NULL
-                       OR coalesce(room.window_end_time > clock_timestamp(), false) AS watched
+                       OR coalesce(room.window_end_time > clock_timestamp(), false) AS watched,
+                   -- One after the other, as evenly as the pace wants it.
+                   CASE WHEN room.rate IS NULL THEN 0 ELSE greatest(0, room.wait + (row_number() OVER (
+                       PARTITION BY room.organization_id, room.provider_id, room.client_id
+                       ORDER BY f.demand_time, f.deadline) - 1) / room.rate) END AS delay
                FROM room CROSS JOIN LATERAL (
                    SELECT r.organization_id, r.connection_id, r.demand_time, r.deadline FROM refreshes r
                    WHERE r.ready AND r.client_organization_id = room.organization_id
@@ -231,10 +251,11 @@ async fn claim(
                  AND c.organization_id = r.organization_id AND c.connection_id = r.connection_id
                RETURNING r.organization_id, r.connection_id, r.client_organization_id, r.provider_id, r.client_id,
                    r.attempt_id, r.fence, r.attempt_generation, r.attempt_time, r.call_seconds, r.deadline,
-                   r.ambiguous_time, r.refused_time, r.failures, r.sealed_answer, picked.watched
+                   r.ambiguous_time, r.refused_time, r.failures, r.sealed_answer, picked.watched,
+                   picked.delay
            ), paid AS (
                UPDATE provider_clients p
-               SET claims = p.claims + 1, paid_time = greatest(p.paid_time, p.pause_time, clock_timestamp() - interval '100 milliseconds')
+               SET claims = p.claims + 1, paid_time = greatest(p.paid_time, p.pause_time, clock_timestamp() - make_interval(secs => $10))
                        + make_interval(secs => coalesce(spent.number / p.rate, 0)),
                    probe_time = CASE WHEN p.probe_time IS NULL THEN NULL
                                      WHEN p.quarantine = 'MANY_GRANTS_REFUSED'
@@ -250,7 +271,7 @@ async fn claim(
                client_id AS "client_id!", attempt_id AS "attempt_id!", fence AS "fence!",
                attempt_generation AS "generation!", attempt_time AS "attempt_time!", call_seconds AS "call_seconds!",
                deadline, ambiguous_time, refused_time, failures AS "failures!", sealed_answer,
-               watched AS "client_is_watched!"
+               watched AS "client_is_watched!", delay AS "delay!"
            FROM claimed"#,
         limit,
         per_client,
@@ -260,6 +281,8 @@ async fn claim(
         &organizations as &[&str],
         &providers as &[&str],
         &clients as &[&str],
+        AHEAD,
+        ARREARS,
     )
     .fetch_all(connection)
     .await
@@ -293,6 +316,7 @@ impl TryFrom<AttemptRow> for Attempt {
             failures: row.failures,
             sealed_answer: row.sealed_answer,
             client_is_watched: row.client_is_watched,
+            delay: Duration::try_from_secs_f64(row.delay).unwrap_or_default(),
         })
     }
 }

@@ -118,16 +118,45 @@ async fn a_call_that_was_on_its_way_when_there_were_too_many_does_not_end_the_pa
 // === Budgets ===
 
 #[tokio::test]
-async fn what_a_client_did_not_use_is_used_for_a_tenth_of_a_second_at_most() {
+async fn calls_within_a_pace_are_claimed_for_a_twentieth_of_a_second_and_begin_one_after_the_other() {
     let (world, _) = refreshing(12).await;
     world.make_ready();
-    for (rate, claimed) in [(9.0, 1), (25.0, 3), (0.001, 1)] {
+    // What was not used before counts for a fiftieth of a second.
+    for (rate, claimed) in [(9.0, 1), (50.0, 4), (0.001, 1)] {
         world.set_client(&format!("rate = {rate}, paid_time = '1970-01-01'"));
-        assert_eq!(world.claim(100, 100).await.len(), claimed, "at {rate}");
+        let mut delays: Vec<f64> =
+            world.claim(100, 100).await.iter().map(|attempt| attempt.delay.as_secs_f64()).collect();
+        delays.sort_by(f64::total_cmp);
+        let expected: Vec<f64> = (0..claimed).map(|call| (f64::from(call) / rate - 0.02).max(0.0)).collect();
+        assert_eq!(delays.len(), expected.len(), "at {rate}");
+        assert!(
+            delays.iter().zip(&expected).all(|(delay, expected)| (delay - expected).abs() < 1e-6),
+            "{delays:?}"
+        );
     }
     // Paid for: the next one is in a quarter of an hour.
     assert_eq!(world.client("paid_time > clock_timestamp()"), "t");
     assert!(world.claim(100, 100).await.is_empty());
+    // Whoever is waited for is the first.
+    let demanded = world.sql("SELECT max(connection_id::text) FROM refreshes WHERE ready");
+    world.sql(&format!(
+        "UPDATE refreshes SET demand_time = clock_timestamp(), deadline = '9999-01-01' WHERE connection_id = '{demanded}'"
+    ));
+    world.set_client("rate = 100, paid_time = '1970-01-01'");
+    let attempts = world.claim(100, 100).await;
+    assert_eq!(attempts.len(), 6, "one for each that is left");
+    let first =
+        attempts.iter().find(|attempt| attempt.connection_id.as_uuid().to_string() == demanded).unwrap();
+    assert!(first.delay.is_zero() && attempts.iter().filter(|attempt| attempt.delay.is_zero()).count() == 3);
+}
+
+#[tokio::test]
+async fn calls_of_a_client_without_a_pace_begin_at_once() {
+    let (world, _) = refreshing(3).await;
+    world.make_ready();
+    let attempts = world.claim(100, 100).await;
+    assert_eq!(attempts.len(), 3);
+    assert!(attempts.iter().all(|attempt| attempt.delay.is_zero()));
 }
 
 #[tokio::test]
