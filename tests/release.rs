@@ -266,7 +266,7 @@ async fn more_than_can_wait_is_refused_at_once_while_health_answers_and_the_rest
     let channels: Vec<_> = (0..12 * threads).map(|_| world.channel("gateway")).collect();
     let mut lock = world.lock("LOCK TABLE audit_events IN ACCESS EXCLUSIVE MODE");
     let mut calls = JoinSet::new();
-    for number in 0..12_000 * threads {
+    for number in 0..10_000 * threads {
         let mut gateway = GrantServiceClient::new(channels[number % channels.len()].clone());
         let request = request.clone();
         calls.spawn(async move { gateway.resolve_credential(request).await });
