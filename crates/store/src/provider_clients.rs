@@ -154,7 +154,7 @@ impl Store {
                      coalesce(limited_time > clock_timestamp() - interval '2 seconds', false) AS "just_limited!",
                      coalesce(limited_time < clock_timestamp() - interval '2 minutes', false) AS "calm!",
                      CASE WHEN rate_time + make_interval(secs => greatest(2, 3 / rate)) < clock_timestamp()
-                               AND rate_time <= $4 AND paid_time > clock_timestamp() - interval '60 milliseconds'
+                               AND rate_time <= $4 AND paid_time > clock_timestamp() + interval '20 milliseconds'
                           THEN EXISTS (SELECT FROM refreshes r WHERE r.ready AND r.client_organization_id = $1
                                        AND r.provider_id = $2 AND r.client_id = $3)
                           ELSE false END AS "settled!""#,

@@ -111,7 +111,7 @@ impl Broker {
         self.give_claim_back(attempt, since, error, ASK_LATER, false).await;
     }
 
-    async fn give_claim_back(
+    pub(super) async fn give_claim_back(
         &self,
         attempt: &Attempt,
         since: Instant,

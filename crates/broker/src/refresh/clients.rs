@@ -63,6 +63,12 @@ impl Seen {
         limited.get(key).is_some_and(|time| time.elapsed() < JUST_NOW)
     }
 
+    /// Whether it had too many calls after that moment.
+    pub(super) fn was_limited_since(&self, key: &ClientKey, moment: Instant) -> bool {
+        let limited = self.limited.lock().unwrap_or_else(PoisonError::into_inner);
+        limited.get(key).is_some_and(|time| *time > moment)
+    }
+
     /// How many calls went well within the last second.
     fn rate(&self, key: &ClientKey) -> f64 {
         let seen = self.good.lock().unwrap_or_else(PoisonError::into_inner);

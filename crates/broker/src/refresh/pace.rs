@@ -45,7 +45,8 @@ pub(super) fn faster(pace: Pace, calm: bool) -> Pace {
     let good = Some(pace.rate);
     match pace.bad {
         None => {
-            let more = if pace.good.is_none() { LITTLE_FASTER } else { FASTER };
+            let grew = pace.good.is_some_and(|good| good * LITTLE_FASTER < pace.rate * 1.01);
+            let more = if grew { FASTER } else { LITTLE_FASTER };
             Pace { rate: (pace.rate * more).min(HIGHEST), good, bad: None }
         }
         Some(bad) if pace.rate < bad * NEAR => {
@@ -120,6 +121,7 @@ mod tests {
         const STEP: f64 = 0.005;
         const ARREARS: f64 = 0.02;
         const AHEAD: f64 = 0.05;
+        const FULL: f64 = 0.02;
         let mut chance = SmallRng::seed_from_u64(seed);
         let mut provider = Provider::new(limiter);
         let (mut done, mut pauses) = (0, 0);
@@ -150,6 +152,7 @@ mod tests {
                     good.push_back(now);
                     if let Some(known) = pace {
                         let settled = asked >= pace_time
+                            && paid > now + FULL
                             && f64::max(pause_end, pace_time) + f64::max(2.0, 3.0 / known.rate) < now;
                         if settled {
                             (pace, pace_time) = (Some(faster(known, now - limited_time > 120.0)), now);
@@ -207,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn f33_a_herd_takes_at_most_a_tenth_longer_than_its_provider_wants_however_that_counts() {
+    fn f33_a_herd_takes_little_longer_than_its_provider_wants_however_that_counts() {
         for (limiter, rate, theory, calm, shaken) in [
             (Limiter::Windows(200, 1.0), 200, 100, 1.07, 1.1),
             (Limiter::Windows(50, 1.0), 50, 100, 1.07, 1.1),
@@ -226,6 +229,17 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_pace_that_was_found_grows_a_little_when_it_may_have_changed_and_twofold_only_after_that() {
+        let found = Pace { rate: 96.0, good: Some(96.0), bad: Some(100.0) };
+        assert_eq!(faster(found, false), found);
+        let rates: Vec<_> = std::iter::successors(Some(found), |pace| Some(faster(*pace, true)))
+            .map(|pace| pace.rate.round())
+            .take(4)
+            .collect();
+        assert_eq!(rates, [96.0, 100.0, 110.0, 220.0]);
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use fail::fail_point;
 use futures::future::join_all;
+use keyholder_store::Attempt;
 use tokio::sync::{Semaphore, watch};
 use tracing::Instrument as _;
 
-use super::{Told, pause};
+use super::{RATE_LIMITED, Told, pause};
 use crate::tasks::keep_running;
 use crate::{Broker, BrokerError};
 
@@ -86,6 +87,7 @@ impl Broker {
         let since = Instant::now();
         let unfit = self.refresher().unfit.now();
         let claimed = self.store().claim_refreshes(room, per_client, self.reached(), &unfit).await?;
+        let claim_time = Instant::now();
         // What is ready may be nothing that this process can see to.
         let more = unfit.is_empty() || !claimed.is_empty();
         fail_point!("claims");
@@ -100,14 +102,26 @@ impl Broker {
             let span = tracing::debug_span!("refresh", connection_id = %attempt.connection_id);
             tokio::spawn(
                 async move {
-                    tokio::time::sleep_until((since + attempt.delay).into()).await;
-                    broker.see_through(&attempt, since).await;
+                    broker.begin_attempt(&attempt, since, claim_time).await;
                     drop(slot);
                 }
                 .instrument(span),
             );
         }
         Ok(more)
+    }
+
+    /// Sees an attempt through when its turn has come.
+    async fn begin_attempt(&self, attempt: &Attempt, since: Instant, claim_time: Instant) {
+        if !attempt.delay.is_zero() {
+            tokio::time::sleep_until((claim_time + attempt.delay).into()).await;
+            if self.refresher().seen.was_limited_since(&attempt.client, since) && attempt.sealed_answer.is_none() {
+                // The client is left alone by now.
+                self.give_claim_back(attempt, since, RATE_LIMITED, Duration::ZERO, true).await;
+                return;
+            }
+        }
+        self.see_through(attempt, since).await;
     }
 
     async fn take_over_for_ever(&self, mut stop: watch::Receiver<bool>) {

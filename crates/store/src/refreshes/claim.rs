@@ -15,7 +15,7 @@ use crate::{Store, StoreError, discard, in_time};
 const LEASE_MARGIN: i32 = 3;
 
 /// How far ahead the calls of a client that has a pace are claimed, in seconds: from one claim to the next, and the time that
-/// one takes.
+/// one takes. Where calls are paid for by so much, or nearly, the pace was used to the full.
 const AHEAD: f64 = 0.05;
 
 /// What was not used of a pace is made up for, in seconds: no more, for a provider that counts is told only that there were

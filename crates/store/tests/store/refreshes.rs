@@ -186,7 +186,8 @@ async fn a_pace_may_grow_only_where_it_was_used_to_the_full_by_a_call_that_was_c
     world.set_client("rate_time = clock_timestamp() - interval '1 second'");
     assert!(!worked(now()).await, "too short a while");
     world.set_client(settled);
-    world.set_client("paid_time = clock_timestamp() - interval '1 second'");
+    // As a claim of a single call leaves it.
+    world.set_client("paid_time = clock_timestamp() + interval '10 milliseconds'");
     assert!(!worked(now()).await, "there was room for more");
 }
 
