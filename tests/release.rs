@@ -263,10 +263,10 @@ async fn more_than_can_wait_is_refused_at_once_while_health_answers_and_the_rest
     world.grants("gateway").resolve_credential(request.clone()).await.unwrap();
     // A thread for each processor has a queue of its own; a connection has a thousand calls at most.
     let threads = std::thread::available_parallelism().unwrap().get();
-    let channels: Vec<_> = (0..12 * threads).map(|_| world.channel("gateway")).collect();
+    let channels: Vec<_> = (0..8 * threads).map(|_| world.channel("gateway")).collect();
     let mut lock = world.lock("LOCK TABLE audit_events IN ACCESS EXCLUSIVE MODE");
     let mut calls = JoinSet::new();
-    for number in 0..10_000 * threads {
+    for number in 0..6_000 * threads {
         let mut gateway = GrantServiceClient::new(channels[number % channels.len()].clone());
         let request = request.clone();
         calls.spawn(async move { gateway.resolve_credential(request).await });
@@ -287,7 +287,7 @@ async fn more_than_can_wait_is_refused_at_once_while_health_answers_and_the_rest
             Err(status) => panic!("{status:?}"),
         }
     }
-    assert!(released >= 8_192 && refused >= 500, "{released} released, {refused} refused");
+    assert!(released >= 4_096 && refused >= 500, "{released} released, {refused} refused");
     assert_eq!(recorded(&world).len(), released + 1);
 }
 

@@ -115,7 +115,9 @@ impl Broker {
     async fn begin_attempt(&self, attempt: &Attempt, since: Instant, claim_time: Instant) {
         if !attempt.delay.is_zero() {
             tokio::time::sleep_until((claim_time + attempt.delay).into()).await;
-            if self.refresher().seen.was_limited_since(&attempt.client, since) && attempt.sealed_answer.is_none() {
+            if self.refresher().seen.was_limited_since(&attempt.client, since)
+                && attempt.sealed_answer.is_none()
+            {
                 // The client is left alone by now.
                 self.give_claim_back(attempt, since, RATE_LIMITED, Duration::ZERO, true).await;
                 return;
