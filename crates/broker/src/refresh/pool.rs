@@ -98,11 +98,11 @@ impl Broker {
         }
         for attempt in claimed {
             let Ok(slot) = Arc::clone(slots).try_acquire_owned() else { break };
-            let broker = self.clone();
+            let (broker, stop) = (self.clone(), stop.clone());
             let span = tracing::debug_span!("refresh", connection_id = %attempt.connection_id);
             tokio::spawn(
                 async move {
-                    broker.begin_attempt(&attempt, since, claim_time).await;
+                    broker.begin_attempt(&attempt, since, claim_time, &stop).await;
                     drop(slot);
                 }
                 .instrument(span),
@@ -112,9 +112,19 @@ impl Broker {
     }
 
     /// Sees an attempt through when its turn has come.
-    async fn begin_attempt(&self, attempt: &Attempt, since: Instant, claim_time: Instant) {
+    async fn begin_attempt(
+        &self,
+        attempt: &Attempt,
+        since: Instant,
+        claim_time: Instant,
+        stop: &watch::Receiver<bool>,
+    ) {
         if !attempt.delay.is_zero() {
             tokio::time::sleep_until((claim_time + attempt.delay).into()).await;
+            if *stop.borrow() {
+                self.give_back_claim(attempt, since, "INTERRUPTED").await;
+                return;
+            }
             if self.refresher().seen.was_limited_since(&attempt.client, since)
                 && attempt.sealed_answer.is_none()
             {
