@@ -8,6 +8,7 @@ mod demand;
 mod durable;
 mod in_flight;
 mod outcomes;
+mod pace;
 mod rejected;
 mod replicas;
 mod restore;

@@ -212,8 +212,8 @@ async fn claim(
                         ELSE least($1::bigint::double precision, 1 + floor(($9 - starts.wait) * u.rate))::bigint END
                )) AS number
                FROM usable u CROSS JOIN LATERAL (
-                   -- When its next call is to begin, in seconds from now.
-                   SELECT greatest(extract(epoch FROM greatest(u.paid_time, u.pause_time) - clock_timestamp())::double precision,
+                   -- When its next call is to begin, in seconds from the statement's start, which `paid` counts from too.
+                   SELECT greatest(extract(epoch FROM greatest(u.paid_time, u.pause_time) - statement_timestamp())::double precision,
                                    -$10::double precision) AS wait
                ) starts CROSS JOIN LATERAL (
                    SELECT count(*) AS number FROM refreshes r
@@ -255,7 +255,7 @@ async fn claim(
                    picked.delay
            ), paid AS (
                UPDATE provider_clients p
-               SET claims = p.claims + 1, paid_time = greatest(p.paid_time, p.pause_time, clock_timestamp() - make_interval(secs => $10))
+               SET claims = p.claims + 1, paid_time = greatest(p.paid_time, p.pause_time, statement_timestamp() - make_interval(secs => $10))
                        + make_interval(secs => coalesce(spent.number / p.rate, 0)),
                    probe_time = CASE WHEN p.probe_time IS NULL THEN NULL
                                      WHEN p.quarantine = 'MANY_GRANTS_REFUSED'
