@@ -3,17 +3,30 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyholder_domain::{Grant, OrganizationId, Principal};
 use keyholder_store::{Candidate, Found, StoreError, Target};
 use keyholder_vault::DataKey;
+use quick_cache::sync::DefaultLifecycle;
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
+
+use crate::Broker;
 
 /// The most bytes that found connections may take.
 const FOUND_BYTES: u64 = 64 * 1024 * 1024;
 
-/// How long anything is kept: what was erased in the database is not in memory for much longer.
+/// Into how many parts they are divided, each with a lock and a share of the bytes of its own, which the largest that can be found
+/// must fit into.
+const SHARDS: usize = 4;
+
+/// How many found connections and data keys there is room for without growing, and the most data keys there are.
+const FOUND: usize = 8_192;
+const DATA_KEYS: usize = 10_000;
+
+/// How long anything is kept, and how often it is looked: what was erased in the database is not in memory for much longer.
 const LIFETIME: Duration = Duration::from_secs(15 * 60);
+const EVERY: Duration = Duration::from_secs(30);
 
 /// The question that was asked of the database.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -26,25 +39,45 @@ pub(crate) struct Key {
 /// What was found, sealed, by the question that was asked.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    found: moka::future::Cache<Key, Arc<Found>>,
+    found: quick_cache::sync::Cache<Key, Kept, Weight>,
     hits: AtomicU64,
     misses: AtomicU64,
 }
 
+/// What came of a lookup, and when. An error is there only until those who waited for the lookup have it.
+#[derive(Debug, Clone)]
+struct Kept {
+    result: Result<Arc<Found>, StoreError>,
+    since: Instant,
+}
+
+#[derive(Debug, Clone)]
+struct Weight;
+
+impl Weighter<Key, Kept> for Weight {
+    fn weight(&self, _: &Key, kept: &Kept) -> u64 {
+        kept.result.as_ref().map_or(1, |found| weight(found) as u64)
+    }
+}
+
 impl Cache {
     pub(crate) fn new() -> Self {
-        let found = moka::future::Cache::builder()
-            .max_capacity(FOUND_BYTES)
-            .time_to_live(LIFETIME)
-            .weigher(|_, found: &Arc<Found>| u32::try_from(weight(found)).unwrap_or(u32::MAX))
-            .build();
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(FOUND)
+            .weight_capacity(FOUND_BYTES)
+            .shards(SHARDS)
+            .build()
+            .expect("all that is needed is given");
+        let (hashes, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
+        let found = quick_cache::sync::Cache::with_options(options, Weight, hashes, lifecycle);
         Self { found, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 
     /// What is kept.
-    pub(crate) async fn kept(&self, key: &Key) -> Option<Arc<Found>> {
+    pub(crate) fn kept(&self, key: &Key) -> Option<Arc<Found>> {
         // The comparison must look everything up.
-        let found = if cfg!(feature = "plain") { None } else { self.found.get(key).await };
+        let kept = if cfg!(feature = "plain") { None } else { self.found.get(key) };
+        let found = kept.and_then(|kept| kept.result.ok());
         let counter = if found.is_some() { &self.hits } else { &self.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         found
@@ -60,26 +93,46 @@ impl Cache {
         if cfg!(feature = "plain") {
             return Ok((Arc::new(look_up.await?), true));
         }
-        let look_up = async { look_up.await.map(Arc::new) };
-        let entry = self.found.entry_by_ref(key).or_try_insert_with(look_up).await;
-        let entry = entry.map_err(|error: Arc<StoreError>| StoreError::clone(&error))?;
-        let fresh = entry.is_fresh();
-        Ok((entry.into_value(), fresh))
+        let guard = match self.found.get_value_or_guard_async(key).await {
+            Ok(kept) => return kept.result.map(|found| (found, false)),
+            Err(guard) => guard,
+        };
+        let result = look_up.await.map(Arc::new);
+        // What was put there meanwhile, by somebody who did not wait, stays.
+        guard.insert(Kept { result: result.clone(), since: Instant::now() }).ok();
+        if result.is_err() {
+            self.found.remove_if(key, |kept| kept.result.is_err());
+        }
+        result.map(|found| (found, true))
     }
 
-    pub(crate) async fn insert(&self, key: Key, found: Arc<Found>) {
-        self.found.insert(key, found).await;
+    pub(crate) fn insert(&self, key: Key, found: Arc<Found>) {
+        self.found.insert(key, Kept { result: Ok(found), since: Instant::now() });
     }
 
     /// Forgets what was found, unless it was found anew meanwhile.
-    pub(crate) async fn forget(&self, key: &Key, found: &Arc<Found>) {
-        if self.found.get(key).await.is_some_and(|kept| Arc::ptr_eq(&kept, found)) {
-            self.found.invalidate(key).await;
-        }
+    pub(crate) fn forget(&self, key: &Key, found: &Arc<Found>) {
+        self.found.remove_if(key, |kept| kept.result.as_ref().is_ok_and(|kept| Arc::ptr_eq(kept, found)));
+    }
+
+    /// Forgets what has been kept for long enough.
+    fn forget_old(&self, now: Instant) {
+        self.found.retain(|_, kept| now.duration_since(kept.since) < LIFETIME);
     }
 
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
+    }
+}
+
+impl Broker {
+    /// Sees to it that nothing is kept for too long, for ever.
+    pub async fn tend_caches(&self) {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            self.0.found.forget_old(Instant::now());
+            self.0.data_keys.forget_old(Instant::now());
+        }
     }
 }
 
@@ -104,21 +157,34 @@ fn weight(found: &Found) -> usize {
 
 /// Opened data keys, for a while.
 #[derive(Debug)]
-pub(crate) struct DataKeyCache(moka::sync::Cache<String, (OrganizationId, Arc<DataKey>)>);
+pub(crate) struct DataKeyCache(quick_cache::sync::Cache<String, Opened>);
+
+/// A data key, whose it is, and when it was opened.
+#[derive(Debug, Clone)]
+struct Opened {
+    owner: OrganizationId,
+    key: Arc<DataKey>,
+    since: Instant,
+}
 
 impl DataKeyCache {
     pub(crate) fn new() -> Self {
-        Self(moka::sync::Cache::builder().max_capacity(10_000).time_to_live(LIFETIME).build())
+        Self(quick_cache::sync::Cache::new(DATA_KEYS))
     }
 
     pub(crate) fn get(&self, organization_id: &OrganizationId, data_key_id: &str) -> Option<Arc<DataKey>> {
         // A row that names another organization's key must not open it by what is kept.
-        let (owner, key) = self.0.get(data_key_id)?;
-        (owner == *organization_id).then_some(key)
+        let opened = self.0.get(data_key_id)?;
+        (opened.owner == *organization_id).then_some(opened.key)
     }
 
     pub(crate) fn insert(&self, organization_id: &OrganizationId, key: Arc<DataKey>) {
-        self.0.insert(key.id().as_str().to_owned(), (organization_id.clone(), key));
+        let (owner, since) = (organization_id.clone(), Instant::now());
+        self.0.insert(key.id().as_str().to_owned(), Opened { owner, key, since });
+    }
+
+    fn forget_old(&self, now: Instant) {
+        self.0.retain(|_, opened| now.duration_since(opened.since) < LIFETIME);
     }
 }
 
@@ -220,23 +286,42 @@ mod tests {
         assert!(weight(&found(Vec::new())) >= size_of::<Key>() + size_of::<Found>());
     }
 
-    #[tokio::test]
-    async fn what_is_found_takes_no_more_than_its_bytes() {
+    #[test]
+    fn what_is_found_takes_no_more_than_its_bytes() {
         let cache = Cache::new();
         let mebibyte = "x".repeat(1 << 20);
         for actor in 0..100 {
-            cache.insert(key(actor), Arc::new(found(vec![candidate(&mebibyte)]))).await;
+            cache.insert(key(actor), Arc::new(found(vec![candidate(&mebibyte)])));
         }
-        cache.found.run_pending_tasks().await;
-        assert!(cache.found.weighted_size() <= FOUND_BYTES, "{} bytes", cache.found.weighted_size());
-        assert!((1..64).contains(&cache.found.entry_count()), "{} entries", cache.found.entry_count());
+        assert!(cache.found.weight() <= FOUND_BYTES, "{} bytes", cache.found.weight());
+        assert!((1..64).contains(&cache.found.len()), "{} entries", cache.found.len());
+    }
+
+    #[test]
+    fn the_largest_that_can_be_found_is_kept() {
+        let cache = Cache::new();
+        // A hundred connections, each with the largest credential that is taken.
+        let largest = "x".repeat(64 * 1024 * 4 / 3);
+        let largest = found((0..100).map(|_| candidate(&largest)).collect());
+        cache.insert(key(1), Arc::new(largest));
+        assert!(cache.kept(&key(1)).is_some());
     }
 
     #[test]
     fn nothing_is_kept_longer_than_a_quarter_of_an_hour() {
-        let quarter = Some(Duration::from_secs(15 * 60));
-        assert_eq!(Cache::new().found.policy().time_to_live(), quarter);
-        assert_eq!(DataKeyCache::new().0.policy().time_to_live(), quarter);
+        let (cache, data_keys) = (Cache::new(), DataKeyCache::new());
+        let acme = OrganizationId::parse("acme").unwrap();
+        let data_key = Arc::new(DataKey::generate(Timestamp::UNIX_EPOCH));
+        cache.insert(key(1), Arc::new(found(Vec::new())));
+        data_keys.insert(&acme, Arc::clone(&data_key));
+        let kept = |seconds| {
+            let now = Instant::now() + Duration::from_secs(seconds);
+            cache.forget_old(now);
+            data_keys.forget_old(now);
+            (cache.kept(&key(1)).is_some(), data_keys.get(&acme, data_key.id().as_str()).is_some())
+        };
+        assert_eq!(kept(14 * 60), (true, true));
+        assert_eq!(kept(15 * 60), (false, false));
     }
 
     #[test]
@@ -252,16 +337,16 @@ mod tests {
     #[tokio::test]
     async fn what_is_forgotten_is_looked_up_again_and_counts_as_a_miss() {
         let cache = Cache::new();
-        assert!(cache.kept(&key(1)).await.is_none());
+        assert!(cache.kept(&key(1)).is_none());
         let look_up = async || cache.kept_or(&key(1), async { Ok(found(Vec::new())) }).await.unwrap();
         let (first, fresh) = look_up().await;
         assert!(fresh);
         let (second, fresh) = look_up().await;
         assert!(!fresh && Arc::ptr_eq(&first, &second));
-        cache.forget(&key(1), &Arc::new(found(Vec::new()))).await;
-        assert!(cache.kept(&key(1)).await.is_some(), "what was found anew meanwhile is kept");
-        cache.forget(&key(1), &first).await;
-        assert!(cache.kept(&key(1)).await.is_none());
+        cache.forget(&key(1), &Arc::new(found(Vec::new())));
+        assert!(cache.kept(&key(1)).is_some(), "what was found anew meanwhile is kept");
+        cache.forget(&key(1), &first);
+        assert!(cache.kept(&key(1)).is_none());
         assert!(look_up().await.1);
         assert_eq!(cache.counts(), (1, 2));
     }
@@ -287,8 +372,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lookup_that_fails_is_kept_for_nobody() {
+    async fn a_lookup_that_fails_is_kept_for_nobody_but_those_who_waited_for_it() {
         let cache = Cache::new();
+        let (fail, failed) = tokio::sync::oneshot::channel::<()>();
+        let failing = async { Err(failed.await.map_or(StoreError::Busy, |()| StoreError::TimedOut)) };
+        let (key_of_both, unasked) = (key(1), async { panic!("it waits for the other one") });
+        let both = (cache.kept_or(&key_of_both, failing), cache.kept_or(&key_of_both, unasked));
+        let (one, two, _) = tokio::join!(both.0, both.1, async { fail.send(()) });
+        assert!(matches!((one, two), (Err(StoreError::TimedOut), Err(StoreError::TimedOut))));
         let failed = cache.kept_or(&key(1), async { Err(StoreError::TimedOut) }).await;
         assert!(matches!(failed, Err(StoreError::TimedOut)));
         assert!(cache.kept_or(&key(1), async { Ok(found(Vec::new())) }).await.unwrap().1);

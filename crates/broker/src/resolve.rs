@@ -125,7 +125,7 @@ impl Broker {
             target: ask.target.clone(),
         };
         let mut alone = false;
-        if let Some(found) = self.0.found.kept(&key).await {
+        if let Some(found) = self.0.found.kept(&key) {
             match self.choose(caller, ask, caller.workload, &found) {
                 Ok(chosen) => match self.release(lane, caller, ask, &found, chosen).await {
                     Ok(Some(released)) => return Ok(released),
@@ -137,7 +137,7 @@ impl Broker {
                 },
                 Err(_) => alone = true,
             }
-            self.0.found.forget(&key, &found).await;
+            self.0.found.forget(&key, &found);
         }
         // In a box, so that those who come this far do not make the future of all others large.
         Box::pin(self.resolve_anew(lane, caller, ask, key, alone)).await
@@ -182,28 +182,28 @@ impl Broker {
                     match self.release(lane, caller, ask, &found, chosen).await {
                         Ok(Some(released)) => {
                             if alone {
-                                self.0.found.insert(key, found).await;
+                                self.0.found.insert(key, found);
                             }
                             return Ok(released);
                         }
                         Ok(None) => alone = true,
                         Err(BrokerError::CredentialUnreadable { .. }) if !fresh => alone = true,
                         Err(error @ BrokerError::CredentialUnreadable { .. }) => {
-                            self.0.found.forget(&key, &found).await;
+                            self.0.found.forget(&key, &found);
                             let reason = Reason::CredentialUnreadable;
                             self.record(caller, ask, Some(&connection), None, reason).await?;
                             return Err(error);
                         }
                         Err(error) => return Err(error),
                     }
-                    self.0.found.forget(&key, &found).await;
+                    self.0.found.forget(&key, &found);
                 }
                 Err(_) if !fresh => {
-                    self.0.found.forget(&key, &found).await;
+                    self.0.found.forget(&key, &found);
                     alone = true;
                 }
                 Err(refusal) => {
-                    self.0.found.forget(&key, &found).await;
+                    self.0.found.forget(&key, &found);
                     let refusal = match self.renew(caller, ask, &found, refusal, waited).await? {
                         None => {
                             waited = true;

@@ -31,9 +31,9 @@ impl fmt::Debug for Scope {
     }
 }
 
-/// A set of scopes.
+/// A set of scopes. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Scopes(BTreeSet<Scope>);
+pub struct Scopes(Arc<BTreeSet<Scope>>);
 
 impl Scopes {
     /// The most scopes that one set may have.
@@ -43,7 +43,11 @@ impl Scopes {
     pub fn parse<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Self, Invalid> {
         let set: BTreeSet<Scope> =
             texts.into_iter().map(|text| Scope::parse(text.as_ref())).collect::<Result<_, _>>()?;
-        if set.len() > Self::MAX { Err(Invalid("must be at most 200 scopes")) } else { Ok(Self(set)) }
+        if set.len() > Self::MAX {
+            Err(Invalid("must be at most 200 scopes"))
+        } else {
+            Ok(Self(Arc::new(set)))
+        }
     }
 
     /// Whether there are none.
@@ -58,17 +62,17 @@ impl Scopes {
 
     /// The scopes that are in both sets.
     pub fn intersection(&self, other: &Self) -> Self {
-        Self(self.0.intersection(&other.0).cloned().collect())
+        Self(Arc::new(self.0.intersection(&other.0).cloned().collect()))
     }
 
     /// The scopes of this set that are not in the other.
     pub fn difference(&self, other: &Self) -> Self {
-        Self(self.0.difference(&other.0).cloned().collect())
+        Self(Arc::new(self.0.difference(&other.0).cloned().collect()))
     }
 
     /// The scopes that are in either set.
     pub fn union(&self, other: &Self) -> Self {
-        Self(self.0.union(&other.0).cloned().collect())
+        Self(Arc::new(self.0.union(&other.0).cloned().collect()))
     }
 
     /// The scopes in order.

@@ -67,6 +67,7 @@ fn generate() -> BTreeMap<&'static str, Vec<u8>> {
     let out = tempfile::tempdir().unwrap();
     tonic_prost_build::configure()
         .btree_map(".")
+        .codec_path("crate::SmallMessages")
         .skip_debug(redacted.iter().map(|message| format!(".{}", message.full_name())))
         .out_dir(out.path())
         .compile_fds(compiler.file_descriptor_set())

@@ -303,7 +303,7 @@ async fn refresh_when_migrated(broker: Broker, refreshes: bool, mut draining: wa
     Box::pin(broker.tend_refreshes(draining)).await;
 }
 
-/// Sees to flows, revocations and the audit once the schema is ours. Begins nothing new once the server drains.
+/// Sees to flows, revocations, the audit and what is kept in memory once the schema is ours. Begins nothing new once the server drains.
 async fn tend_when_migrated(
     broker: Broker,
     retention: Option<Duration>,
@@ -317,6 +317,7 @@ async fn tend_when_migrated(
             broker.tend_authorizations(),
             keep_running("audit", || broker.tend_audit(retention)),
             keep_running("uses", || broker.tend_uses()),
+            keep_running("caches", || broker.tend_caches()),
         );
     };
     tokio::select! {

@@ -314,7 +314,7 @@ pub mod audit_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.AuditService/ListAuditEvents",
             );
@@ -455,7 +455,7 @@ pub mod audit_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListAuditEventsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -852,7 +852,7 @@ pub mod provider_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.ProviderService/ListProviders",
             );
@@ -879,7 +879,7 @@ pub mod provider_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.ProviderService/GetProvider",
             );
@@ -1028,7 +1028,7 @@ pub mod provider_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListProvidersSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1073,7 +1073,7 @@ pub mod provider_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetProviderSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2136,7 +2136,7 @@ pub mod connection_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.ConnectionService/CreateConnection",
             );
@@ -2166,7 +2166,7 @@ pub mod connection_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.ConnectionService/StartAuthorization",
             );
@@ -2196,7 +2196,7 @@ pub mod connection_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.ConnectionService/GetAuthorization",
             );
@@ -2225,7 +2225,7 @@ pub mod connection_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.ConnectionService/CompleteAuthorization",
             );
@@ -2255,7 +2255,7 @@ pub mod connection_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.ConnectionService/GetConnection",
             );
@@ -2282,7 +2282,7 @@ pub mod connection_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.ConnectionService/ListConnections",
             );
@@ -2310,7 +2310,7 @@ pub mod connection_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.ConnectionService/UpdateConnection",
             );
@@ -2339,7 +2339,7 @@ pub mod connection_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.ConnectionService/ReplaceCredentials",
             );
@@ -2371,7 +2371,7 @@ pub mod connection_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.ConnectionService/DisableConnection",
             );
@@ -2402,7 +2402,7 @@ pub mod connection_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.ConnectionService/EnableConnection",
             );
@@ -2430,7 +2430,7 @@ pub mod connection_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.ConnectionService/DeleteConnection",
             );
@@ -2460,7 +2460,7 @@ pub mod connection_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.ConnectionService/RevokeAll",
             );
@@ -2485,7 +2485,7 @@ pub mod connection_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.ConnectionService/GetRevocationRun",
             );
@@ -2516,7 +2516,7 @@ pub mod connection_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.ConnectionService/TestConnection",
             );
@@ -2546,7 +2546,7 @@ pub mod connection_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.ConnectionService/RefreshConnection",
             );
@@ -2579,7 +2579,7 @@ pub mod connection_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.ConnectionService/WatchConnections",
             );
@@ -2882,7 +2882,7 @@ pub mod connection_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CreateConnectionSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2931,7 +2931,7 @@ pub mod connection_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StartAuthorizationSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2977,7 +2977,7 @@ pub mod connection_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetAuthorizationSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3026,7 +3026,7 @@ pub mod connection_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CompleteAuthorizationSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3072,7 +3072,7 @@ pub mod connection_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetConnectionSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3118,7 +3118,7 @@ pub mod connection_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListConnectionsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3164,7 +3164,7 @@ pub mod connection_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = UpdateConnectionSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3213,7 +3213,7 @@ pub mod connection_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ReplaceCredentialsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3262,7 +3262,7 @@ pub mod connection_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DisableConnectionSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3308,7 +3308,7 @@ pub mod connection_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = EnableConnectionSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3354,7 +3354,7 @@ pub mod connection_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeleteConnectionSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3399,7 +3399,7 @@ pub mod connection_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeAllSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3448,7 +3448,7 @@ pub mod connection_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetRevocationRunSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3494,7 +3494,7 @@ pub mod connection_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TestConnectionSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3543,7 +3543,7 @@ pub mod connection_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RefreshConnectionSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3591,7 +3591,7 @@ pub mod connection_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = WatchConnectionsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4410,7 +4410,7 @@ pub mod grant_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.GrantService/CreateGrant",
             );
@@ -4435,7 +4435,7 @@ pub mod grant_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.GrantService/GetGrant",
             );
@@ -4460,7 +4460,7 @@ pub mod grant_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.GrantService/ListGrants",
             );
@@ -4487,7 +4487,7 @@ pub mod grant_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.GrantService/RevokeGrant",
             );
@@ -4513,7 +4513,7 @@ pub mod grant_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.GrantService/CheckAccess",
             );
@@ -4540,7 +4540,7 @@ pub mod grant_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.GrantService/ListAccess",
             );
@@ -4570,7 +4570,7 @@ pub mod grant_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.GrantService/ResolveCredential",
             );
@@ -4600,7 +4600,7 @@ pub mod grant_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.GrantService/ReportRejected",
             );
@@ -4811,7 +4811,7 @@ pub mod grant_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CreateGrantSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4856,7 +4856,7 @@ pub mod grant_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetGrantSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4901,7 +4901,7 @@ pub mod grant_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListGrantsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4946,7 +4946,7 @@ pub mod grant_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeGrantSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4991,7 +4991,7 @@ pub mod grant_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CheckAccessSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -5036,7 +5036,7 @@ pub mod grant_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListAccessSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -5082,7 +5082,7 @@ pub mod grant_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ResolveCredentialSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -5127,7 +5127,7 @@ pub mod grant_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ReportRejectedSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -5367,7 +5367,7 @@ pub mod o_auth_client_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.OAuthClientService/SetOAuthClient",
             );
@@ -5394,7 +5394,7 @@ pub mod o_auth_client_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.OAuthClientService/ListOAuthClients",
             );
@@ -5425,7 +5425,7 @@ pub mod o_auth_client_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::SmallMessages::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyholder.v1.OAuthClientService/DeleteOAuthClient",
             );
@@ -5594,7 +5594,7 @@ pub mod o_auth_client_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SetOAuthClientSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -5643,7 +5643,7 @@ pub mod o_auth_client_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListOAuthClientsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -5692,7 +5692,7 @@ pub mod o_auth_client_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeleteOAuthClientSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::SmallMessages::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
