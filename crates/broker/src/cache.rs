@@ -1,13 +1,14 @@
 //! What is kept in memory between calls. Nothing here is trusted: a credential leaves only after the database
 //! has confirmed, in the statement that records the release, the generations that were decided on.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use keyholder_domain::{Grant, OrganizationId, Principal};
 use keyholder_store::{Candidate, Found, StoreError, Target};
-use keyholder_vault::DataKey;
+use keyholder_vault::{DataKey, Envelope, OpenError};
 use quick_cache::sync::DefaultLifecycle;
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
@@ -36,6 +37,40 @@ pub(crate) struct Key {
     pub(crate) target: Target,
 }
 
+/// What was found for a question, with what is sealed in it read once.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    found: Found,
+    /// For each candidate, in the place of the text that the store has.
+    sealed: Vec<Result<Envelope, OpenError>>,
+}
+
+impl Answer {
+    pub(crate) fn of(mut found: Found) -> Self {
+        let read = |candidate: &mut Candidate| {
+            let sealed = candidate.stored.sealed.as_mut().ok_or(OpenError::Malformed)?;
+            Envelope::parse(&std::mem::take(&mut sealed.credential))
+        };
+        let sealed = found.candidates.iter_mut().map(read).collect();
+        Self { found, sealed }
+    }
+
+    /// The credential of a candidate.
+    pub(crate) fn sealed(&self, candidate: &Candidate) -> Result<&Envelope, OpenError> {
+        let place = self.found.candidates.iter().position(|one| std::ptr::eq(one, candidate));
+        let sealed = place.and_then(|place| self.sealed.get(place)).ok_or(OpenError::Malformed)?;
+        sealed.as_ref().map_err(OpenError::clone)
+    }
+}
+
+impl Deref for Answer {
+    type Target = Found;
+
+    fn deref(&self) -> &Found {
+        &self.found
+    }
+}
+
 /// What was found, sealed, by the question that was asked.
 #[derive(Debug)]
 pub(crate) struct Cache {
@@ -47,7 +82,7 @@ pub(crate) struct Cache {
 /// What came of a lookup, and when. An error is there only until those who waited for the lookup have it.
 #[derive(Debug, Clone)]
 struct Kept {
-    result: Result<Arc<Found>, StoreError>,
+    result: Result<Arc<Answer>, StoreError>,
     since: Instant,
 }
 
@@ -74,7 +109,7 @@ impl Cache {
     }
 
     /// What is kept.
-    pub(crate) fn kept(&self, key: &Key) -> Option<Arc<Found>> {
+    pub(crate) fn kept(&self, key: &Key) -> Option<Arc<Answer>> {
         // The comparison must look everything up.
         let kept = if cfg!(feature = "plain") { None } else { self.found.get(key) };
         let found = kept.and_then(|kept| kept.result.ok());
@@ -88,8 +123,8 @@ impl Cache {
     pub(crate) async fn kept_or(
         &self,
         key: &Key,
-        look_up: impl Future<Output = Result<Found, StoreError>>,
-    ) -> Result<(Arc<Found>, bool), StoreError> {
+        look_up: impl Future<Output = Result<Answer, StoreError>>,
+    ) -> Result<(Arc<Answer>, bool), StoreError> {
         if cfg!(feature = "plain") {
             return Ok((Arc::new(look_up.await?), true));
         }
@@ -106,12 +141,12 @@ impl Cache {
         result.map(|found| (found, true))
     }
 
-    pub(crate) fn insert(&self, key: Key, found: Arc<Found>) {
+    pub(crate) fn insert(&self, key: Key, found: Arc<Answer>) {
         self.found.insert(key, Kept { result: Ok(found), since: Instant::now() });
     }
 
     /// Forgets what was found, unless it was found anew meanwhile.
-    pub(crate) fn forget(&self, key: &Key, found: &Arc<Found>) {
+    pub(crate) fn forget(&self, key: &Key, found: &Arc<Answer>) {
         self.found.remove_if(key, |kept| kept.result.as_ref().is_ok_and(|kept| Arc::ptr_eq(kept, found)));
     }
 
@@ -137,10 +172,9 @@ impl Broker {
 }
 
 /// Roughly the bytes that an entry takes; the fixed part stands for ids, keys and allocations.
-fn weight(found: &Found) -> usize {
+fn weight(found: &Answer) -> usize {
     let candidate = |candidate: &Candidate| {
         let connection = &candidate.stored.connection;
-        let sealed = candidate.stored.sealed.as_ref().map_or(0, |sealed| sealed.credential.len());
         let config: usize = connection.config.iter().map(|(key, value)| key.len() + value.len()).sum();
         let scopes: usize = connection.scopes.iter().map(str::len).sum();
         let labels: usize =
@@ -150,9 +184,10 @@ fn weight(found: &Found) -> usize {
             let workloads: usize = grant.workloads.iter().map(|pattern| pattern.as_str().len() + 32).sum();
             1_024 + scopes + workloads
         };
-        4_096 + sealed + config + scopes + labels + candidate.grants.iter().map(grant).sum::<usize>()
+        4_096 + config + scopes + labels + candidate.grants.iter().map(grant).sum::<usize>()
     };
-    2_048 + found.candidates.iter().map(candidate).sum::<usize>()
+    let sealed = found.sealed.iter().flatten().map(Envelope::weight).sum::<usize>();
+    2_048 + sealed + found.candidates.iter().map(candidate).sum::<usize>()
 }
 
 /// Opened data keys, for a while.
@@ -200,7 +235,12 @@ mod tests {
 
     use super::*;
 
-    fn candidate(sealed: &str) -> Candidate {
+    /// A text that so many bytes are sealed in, or a few more.
+    fn sealed(bytes: usize) -> String {
+        format!("enc:v1:dk_0:{}", "A".repeat((bytes / 3 + 10) * 4))
+    }
+
+    fn candidate(bytes: usize) -> Candidate {
         let now = Timestamp::UNIX_EPOCH;
         let connection = Connection {
             id: ConnectionId::new(now, [1; 10]),
@@ -223,7 +263,7 @@ mod tests {
             update_time: now,
         };
         let sealed = Sealed {
-            credential: sealed.to_owned(),
+            credential: sealed(bytes),
             generation: Generation::FIRST,
             fingerprint: String::new(),
             renewal: None,
@@ -259,20 +299,20 @@ mod tests {
         }
     }
 
-    fn found(candidates: Vec<Candidate>) -> Found {
-        Found { candidates, provider_generation: None }
+    fn found(candidates: Vec<Candidate>) -> Answer {
+        Answer::of(Found { candidates, provider_generation: None })
     }
 
     #[test]
     fn an_entry_weighs_at_least_the_bytes_that_a_caller_can_make_long() {
-        let base = weight(&found(vec![candidate("")]));
+        let base = weight(&found(vec![candidate(0)]));
         let heavier = |change: &dyn Fn(&mut Candidate)| {
-            let mut candidate = candidate("");
+            let mut candidate = candidate(0);
             change(&mut candidate);
             weight(&found(vec![candidate])) - base
         };
         let long = "x".repeat(200);
-        assert!(heavier(&|it| it.stored.sealed.as_mut().unwrap().credential = long.clone()) >= 200);
+        assert!(heavier(&|it| it.stored.sealed.as_mut().unwrap().credential = sealed(300)) >= 300);
         assert!(heavier(&|it| drop(it.stored.connection.config.insert("url".into(), long.clone()))) >= 203);
         let scopes = Scopes::parse(std::slice::from_ref(&long)).unwrap();
         assert!(heavier(&|it| it.stored.connection.scopes = scopes.clone()) >= 200);
@@ -282,27 +322,40 @@ mod tests {
         let pattern = WorkloadPattern::parse(&format!("spiffe://td/{}", "x".repeat(100))).unwrap();
         let scoped = || Grant { scopes: scopes.clone(), workloads: vec![pattern.clone()], ..grant() };
         assert!(heavier(&|it| it.grants.push(scoped())) >= size_of::<Grant>() + 300);
-        assert!(weight(&found(vec![candidate(""), candidate("")])) >= base + size_of::<Candidate>());
+        assert!(weight(&found(vec![candidate(0), candidate(0)])) >= base + size_of::<Candidate>());
         assert!(weight(&found(Vec::new())) >= size_of::<Key>() + size_of::<Found>());
     }
 
     #[test]
     fn what_is_found_takes_no_more_than_its_bytes() {
         let cache = Cache::new();
-        let mebibyte = "x".repeat(1 << 20);
         for actor in 0..100 {
-            cache.insert(key(actor), Arc::new(found(vec![candidate(&mebibyte)])));
+            cache.insert(key(actor), Arc::new(found(vec![candidate(1 << 20)])));
         }
         assert!(cache.found.weight() <= FOUND_BYTES, "{} bytes", cache.found.weight());
         assert!((1..64).contains(&cache.found.len()), "{} entries", cache.found.len());
     }
 
     #[test]
+    fn what_is_sealed_is_read_once_and_belongs_to_its_candidate() {
+        let texts = [sealed(30), "enc:v1:dk_0:AAAA".to_owned(), sealed(60).replace("dk_0", "dk_1")];
+        let of = |text: &String| {
+            let mut candidate = candidate(0);
+            candidate.stored.sealed.as_mut().unwrap().credential.clone_from(text);
+            candidate
+        };
+        let found = found(texts.iter().map(of).collect());
+        for (candidate, text) in found.candidates.iter().zip(&texts) {
+            assert_eq!(found.sealed(candidate).cloned(), Envelope::parse(text));
+        }
+        assert_eq!(found.sealed(&candidate(0)), Err(OpenError::Malformed), "of another question");
+    }
+
+    #[test]
     fn the_largest_that_can_be_found_is_kept() {
         let cache = Cache::new();
         // A hundred connections, each with the largest credential that is taken.
-        let largest = "x".repeat(64 * 1024 * 4 / 3);
-        let largest = found((0..100).map(|_| candidate(&largest)).collect());
+        let largest = found((0..100).map(|_| candidate(64 * 1024)).collect());
         cache.insert(key(1), Arc::new(largest));
         assert!(cache.kept(&key(1)).is_some());
     }

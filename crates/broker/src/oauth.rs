@@ -20,7 +20,7 @@ use keyholder_catalog::oauth2::OAuth2;
 use keyholder_catalog::{Method, Provider};
 use keyholder_domain::{Generation, OrganizationId, ProviderId, Scopes};
 use keyholder_upstream::oauth::{Client, Server};
-use keyholder_vault::{Credential, DataKey, OpenError, Place, Sealed};
+use keyholder_vault::{Credential, DataKey, Envelope, OpenError, Place, Sealed};
 
 use crate::{Broker, BrokerError};
 
@@ -102,7 +102,8 @@ impl Broker {
     /// Opens fields that were sealed into a spot, with the data key that they name.
     pub(crate) async fn open_fields(&self, spot: Spot<'_>, sealed: &str) -> Result<Credential, BrokerError> {
         let key = self.key_of(spot.organization_id, sealed).await?;
-        key.open_credential(&spot.into(), sealed).map_err(BrokerError::SecretUnreadable)
+        let sealed = Envelope::parse(sealed).map_err(BrokerError::SecretUnreadable)?;
+        key.open_credential(&spot.into(), &sealed).map_err(BrokerError::SecretUnreadable)
     }
 
     /// The data key that sealed a value.

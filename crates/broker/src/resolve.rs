@@ -21,9 +21,9 @@ use keyholder_domain::{
 use keyholder_store::{
     Found, NewAuditEvent, Release, ReleaseLane, StoreError, StoredConnection, StoredDataKey, Target,
 };
-use keyholder_vault::{Credential, OpenError, Place, Sealed, SecretString};
+use keyholder_vault::{Credential, Envelope, OpenError, Place, SecretString};
 
-use crate::cache::Key;
+use crate::cache::{Answer, Key};
 use crate::connections::CREDENTIAL;
 use crate::refresh::Awaited;
 use crate::{Broker, BrokerError, Caller};
@@ -220,9 +220,9 @@ impl Broker {
         Err(BrokerError::Contended)
     }
 
-    async fn look_up(&self, caller: &Caller<'_>, ask: &Ask) -> Result<Found, StoreError> {
+    async fn look_up(&self, caller: &Caller<'_>, ask: &Ask) -> Result<Answer, StoreError> {
         let _room = self.0.lookups.try_acquire().map_err(|_| StoreError::Busy)?;
-        self.store().find(caller.organization_id, &ask.actor, &ask.target).await
+        self.store().find(caller.organization_id, &ask.actor, &ask.target).await.map(Answer::of)
     }
 
     /// Where nothing but the token's time stands in the way, has it renewed, once. None: look again. Else the reason why
@@ -266,13 +266,16 @@ impl Broker {
         lane: &ReleaseLane,
         caller: &Caller<'_>,
         ask: &Ask,
-        found: &Found,
+        found: &Answer,
         chosen: Chosen<'_>,
     ) -> Result<Option<Released>, BrokerError> {
         let connection = &chosen.candidate.stored.connection;
         let unreadable = |source| BrokerError::CredentialUnreadable { connection_id: connection.id, source };
-        let opened = self
-            .open(&chosen.candidate.stored, chosen.candidate.data_key.as_ref())
+        let opened = found
+            .sealed(chosen.candidate)
+            .and_then(|sealed| {
+                self.open(&chosen.candidate.stored, sealed, chosen.candidate.data_key.as_ref())
+            })
             .and_then(|credential| render(&chosen, credential));
         let (credential, http) = opened.map_err(unreadable)?;
         let audit_event_id = self.audit_event_id();
@@ -322,17 +325,17 @@ impl Broker {
         }))
     }
 
-    /// Opens a stored credential with the data key that sealed it.
+    /// Opens the credential of a stored connection with the data key that sealed it.
     pub(crate) fn open(
         &self,
         stored: &StoredConnection,
+        envelope: &Envelope,
         data_key: Option<&StoredDataKey>,
     ) -> Result<Credential, OpenError> {
         let connection = &stored.connection;
         let sealed = stored.sealed.as_ref().ok_or(OpenError::Malformed)?;
         let Some(data_key) = data_key else {
-            let key_id = Sealed::parse(&sealed.credential)?.key_id().to_owned();
-            return Err(OpenError::UnknownKey { key_id });
+            return Err(OpenError::UnknownKey { key_id: envelope.key_id().to_owned() });
         };
         let row = connection.id.to_string();
         let place = Place {
@@ -341,7 +344,7 @@ impl Broker {
             field: CREDENTIAL,
             generation: sealed.generation,
         };
-        self.opened(&connection.organization_id, data_key)?.open_credential(&place, &sealed.credential)
+        self.opened(&connection.organization_id, data_key)?.open_credential(&place, envelope)
     }
 
     async fn record_refusal(

@@ -5,7 +5,7 @@ use keyholder_domain::{
 use keyholder_egress::EgressError;
 use keyholder_store::StoredConnection;
 use keyholder_upstream::Tested;
-use keyholder_vault::{Credential, ExposeSecret, OpenError, Sealed};
+use keyholder_vault::{Credential, Envelope, ExposeSecret, OpenError};
 
 use crate::connections::setting;
 use crate::{Broker, BrokerError, Caller};
@@ -71,9 +71,9 @@ impl Broker {
         let connection_id = stored.connection.id;
         let unreadable = |source| BrokerError::CredentialUnreadable { connection_id, source };
         let sealed = stored.sealed.as_ref().ok_or(unreadable(OpenError::Malformed))?;
-        let sealed = Sealed::parse(&sealed.credential).map_err(unreadable)?;
+        let sealed = Envelope::parse(&sealed.credential).map_err(unreadable)?;
         let data_key = self.store().data_key(&stored.connection.organization_id, sealed.key_id()).await?;
-        self.open(stored, data_key.as_ref()).map_err(unreadable)
+        self.open(stored, &sealed, data_key.as_ref()).map_err(unreadable)
     }
 
     /// Keeps how a test went, unless the credential is another one by now.

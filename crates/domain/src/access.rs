@@ -70,6 +70,18 @@ pub enum Denial {
 }
 
 impl Denial {
+    /// Whether the actor has no right to the connection, whatever state it is in.
+    pub const fn is_of_right(self) -> bool {
+        matches!(
+            self,
+            Self::GrantMissing
+                | Self::GrantRevoked
+                | Self::GrantExpired
+                | Self::WorkloadNotGranted
+                | Self::ScopeNotGranted
+        )
+    }
+
     /// The stable reason. A deleted connection looks like one that never was.
     pub const fn reason(self) -> Reason {
         match self {

@@ -54,20 +54,13 @@ impl Cipher {
     pub(crate) fn open(
         &self,
         associated: &[u8],
-        envelope: Envelope<'_>,
+        envelope: &Envelope,
     ) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-        let mut bytes = envelope.bytes;
-        let nonce = bytes.first_chunk().copied().ok_or(OpenError::Malformed)?;
-        let length = self
-            .0
-            .open_within(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(associated),
-                bytes.as_mut_slice(),
-                NONCE_LEN..,
-            )
-            .map_err(|_| OpenError::NotAuthentic)?
-            .len();
+        // Becomes the plaintext.
+        let mut bytes = Zeroizing::new(envelope.bytes().to_vec());
+        let nonce = Nonce::assume_unique_for_key(envelope.nonce());
+        let opened = self.0.open_in_place(nonce, Aad::from(associated), bytes.as_mut_slice());
+        let length = opened.map_err(|_| OpenError::NotAuthentic)?.len();
         bytes.truncate(length);
         Ok(bytes)
     }

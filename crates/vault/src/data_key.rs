@@ -91,11 +91,14 @@ impl DataKey {
 
     /// Opens what was sealed into a place.
     pub fn open(&self, place: &Place<'_>, sealed: &str) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-        let envelope = Envelope::parse(sealed)?;
-        if envelope.key_id != self.id.as_str() {
-            return Err(OpenError::UnknownKey { key_id: envelope.key_id.to_owned() });
+        self.open_envelope(place, &Envelope::parse(sealed)?)
+    }
+
+    fn open_envelope(&self, place: &Place<'_>, sealed: &Envelope) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        if sealed.key_id() != self.id.as_str() {
+            return Err(OpenError::UnknownKey { key_id: sealed.key_id().to_owned() });
         }
-        self.cipher.open(&place.associated_data(&self.id), envelope)
+        self.cipher.open(&place.associated_data(&self.id), sealed)
     }
 
     /// Seals a credential into a place.
@@ -104,8 +107,8 @@ impl DataKey {
     }
 
     /// Opens a credential that was sealed into a place.
-    pub fn open_credential(&self, place: &Place<'_>, sealed: &str) -> Result<Credential, OpenError> {
-        Credential::decode(&self.open(place, sealed)?).ok_or(OpenError::UnexpectedContent)
+    pub fn open_credential(&self, place: &Place<'_>, sealed: &Envelope) -> Result<Credential, OpenError> {
+        Credential::decode(&self.open_envelope(place, sealed)?).ok_or(OpenError::UnexpectedContent)
     }
 
     /// A text that is the same for the same credential, and that tells nothing about it without this key: 43

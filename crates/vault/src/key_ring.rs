@@ -54,9 +54,9 @@ impl KeyRing {
         let envelope = Envelope::parse(wrapped)?;
         let key = self
             .keys()
-            .find(|key| key.id() == envelope.key_id)
-            .ok_or_else(|| OpenError::UnknownKey { key_id: envelope.key_id.to_owned() })?;
-        let opened = key.cipher().open(&associated_data(key.id(), organization, data_key_id), envelope)?;
+            .find(|key| key.id() == envelope.key_id())
+            .ok_or_else(|| OpenError::UnknownKey { key_id: envelope.key_id().to_owned() })?;
+        let opened = key.cipher().open(&associated_data(key.id(), organization, data_key_id), &envelope)?;
         if opened.len() != KEY_LEN {
             return Err(OpenError::UnexpectedContent);
         }

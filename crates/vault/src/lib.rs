@@ -71,5 +71,5 @@ pub use key_encryption_key::KeyEncryptionKey;
 pub use key_ring::KeyRing;
 pub use place::Place;
 pub use random::random_bytes;
-pub use sealed::{Sealed, WrappedKey};
+pub use sealed::{Envelope, Sealed, WrappedKey};
 pub use secrecy::{ExposeSecret, SecretString};

@@ -2,7 +2,6 @@ use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::aead::{AES_256_GCM, NONCE_LEN};
-use zeroize::Zeroizing;
 
 use crate::OpenError;
 
@@ -66,15 +65,18 @@ impl fmt::Debug for WrappedKey {
     }
 }
 
-/// The parts of a sealed text.
-pub(crate) struct Envelope<'a> {
-    pub(crate) key_id: &'a str,
-    /// Nonce, ciphertext and tag. Becomes the plaintext when it is opened, hence zeroed.
-    pub(crate) bytes: Zeroizing<Vec<u8>>,
+/// A sealed text that was read, and is as sealed as before: for what is opened again and again.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Envelope {
+    key_id: Box<str>,
+    nonce: [u8; NONCE_LEN],
+    /// The ciphertext, and the tag behind it.
+    bytes: Box<[u8]>,
 }
 
-impl<'a> Envelope<'a> {
-    pub(crate) fn parse(text: &'a str) -> Result<Self, OpenError> {
+impl Envelope {
+    /// Reads the text of a sealed value.
+    pub fn parse(text: &str) -> Result<Self, OpenError> {
         // A fifth part would be in the body, where no colon can be.
         let mut parts = text.splitn(4, ':');
         let (Some("enc"), Some(version), Some(key_id), Some(body)) =
@@ -87,11 +89,37 @@ impl<'a> Envelope<'a> {
             return Err(OpenError::Malformed);
         }
         // This engine refuses padding, white space and bits that are left over at the end.
-        let bytes = URL_SAFE_NO_PAD.decode(body).map(Zeroizing::new).map_err(|_| OpenError::Malformed)?;
-        if bytes.len() < NONCE_LEN + AES_256_GCM.tag_len() {
-            return Err(OpenError::Malformed);
+        let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| OpenError::Malformed)?;
+        match bytes.split_first_chunk() {
+            Some((nonce, bytes)) if bytes.len() >= AES_256_GCM.tag_len() => {
+                Ok(Self { key_id: key_id.into(), nonce: *nonce, bytes: bytes.into() })
+            }
+            _ => Err(OpenError::Malformed),
         }
-        Ok(Self { key_id, bytes })
+    }
+
+    /// The id of the key that sealed it.
+    pub fn key_id(&self) -> &str {
+        &self.key_id
+    }
+
+    /// How many bytes of memory it takes, roughly.
+    pub fn weight(&self) -> usize {
+        size_of::<Self>() + self.key_id.len() + self.bytes.len()
+    }
+
+    pub(crate) const fn nonce(&self) -> [u8; NONCE_LEN] {
+        self.nonce
+    }
+
+    pub(crate) const fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl fmt::Debug for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Envelope({})", self.key_id)
     }
 }
 

@@ -86,10 +86,15 @@ impl Broker {
         if connection.state == ConnectionState::Deleted {
             return Err(Refusal::ConnectionNotFound);
         }
+        let decision = decide(&question, connection, &candidate.grants);
         // The right first, the provider second, the state last: each tells only those who passed the one before.
-        right_to_use(&question, connection, &candidate.grants).map_err(Refusal::Denied)?;
+        if let Err(denial) = decision
+            && denial.is_of_right()
+        {
+            return Err(Refusal::Denied(denial));
+        }
         let provider = self.usable_provider(caller, &connection.provider_id)?;
-        let permit = decide(&question, connection, &candidate.grants).map_err(Refusal::Denied)?;
+        let permit = decision.map_err(Refusal::Denied)?;
         let method = provider.method(connection.auth_method).ok_or(Refusal::ProviderNotFound)?;
         let mut errors = Vec::new();
         check_config(provider, self.url_rules(), &connection.config, &mut errors);

@@ -140,6 +140,23 @@ fn whoever_has_no_right_is_not_told_the_state() {
 }
 
 #[test]
+fn a_denial_is_of_right_where_the_state_does_not_matter() {
+    let owned = |state| {
+        let connection = connection("user:ada", state, &["a"]);
+        let selector = GrantTarget::Selector {
+            owner: Principal::parse("user:ada").unwrap(),
+            provider_id: connection.provider_id.clone(),
+        };
+        let dead = Grant { revoke_time: Some(Timestamp::UNIX_EPOCH), ..grant(1, "agent:a", selector) };
+        [ask("user:ada", &["b"], &connection, &[]), ask("agent:a", &[], &connection, &[dead])]
+    };
+    let of_right = |answer: &Result<Permit, Denial>| answer.as_ref().unwrap_err().is_of_right();
+    for state in [ConnectionState::Active, ConnectionState::Pending, ConnectionState::Disabled] {
+        assert_eq!(owned(state).each_ref().map(of_right), [false, true], "{state:?}");
+    }
+}
+
+#[test]
 fn tells_a_scope_the_grant_lacks_from_a_scope_the_connection_lacks() {
     let connection = connection("user:u", ConnectionState::Active, &["read"]);
     let mut narrow = grant(1, "agent:a", GrantTarget::Connection(connection.id));

@@ -43,7 +43,7 @@ fn seals_and_opens_the_known_answers() {
     assert_eq!(sealed.as_str(), SEALED);
     assert_eq!(key().open(&place, SEALED).unwrap().as_slice(), plaintext);
 
-    let opened = key().open_credential(&place, SEALED_CREDENTIAL).unwrap();
+    let opened = key().open_credential(&place, &Envelope::parse(SEALED_CREDENTIAL).unwrap()).unwrap();
     assert!(opened.names().eq(["password", "username"]));
     assert_eq!(opened.get("password").unwrap().expose_secret(), "hunter2");
     assert_eq!(opened.get("username").unwrap().expose_secret(), "ada");
@@ -104,7 +104,7 @@ fn a_key_under_a_wrong_id_opens_nothing() {
 fn bytes_that_are_no_credential_are_not_taken_for_one() {
     let acme = acme();
     let sealed = key().seal(&place(&acme), b"{\"password\":\"hunter2\"}");
-    let error = key().open_credential(&place(&acme), sealed.as_str()).unwrap_err();
+    let error = key().open_credential(&place(&acme), &Envelope::parse(sealed.as_str()).unwrap()).unwrap_err();
     assert_eq!(error, OpenError::UnexpectedContent);
     assert!(!format!("{error} {error:?}").contains("hunter2"));
 }

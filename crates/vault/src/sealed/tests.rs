@@ -77,7 +77,8 @@ proptest! {
     ) {
         if let Ok(sealed) = Sealed::parse(&text) {
             let envelope = Envelope::parse(&text).unwrap();
-            prop_assert_eq!(Sealed::from_parts(envelope.key_id, &envelope.bytes), sealed);
+            let bytes = [envelope.nonce().as_slice(), envelope.bytes()].concat();
+            prop_assert_eq!(Sealed::from_parts(envelope.key_id(), &bytes), sealed);
         }
     }
 }
