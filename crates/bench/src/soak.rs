@@ -35,7 +35,8 @@ pub(crate) async fn measure(rig: &Rig, plan: &Plan, minutes: u32, report: &mut R
     say("soak: connecting accounts");
     let requests = prepare(rig, &server, plan).await?;
     let connections = Connection::open(server.grpc, &rig.pki, "gateway", SHAPES[2].connections).await?;
-    let span = Span { warm_up: Duration::from_secs(2), window: Duration::from_secs(8) };
+    // Long enough for what the machine does besides.
+    let span = Span { warm_up: Duration::from_secs(5), window: Duration::from_secs(60) };
     let able = load::closed(&connections, &requests, SHAPES[2], span, Usage::default).await?.per_second();
     let rate = able * SHARE;
     report.add("soak_rate", "calls a second", rate);

@@ -39,9 +39,9 @@ const GATHER: Duration = Duration::from_millis(2);
 /// How long a connection stays with a lane before the pool has it again, which renews it when it is old.
 const KEEP: Duration = Duration::from_secs(60);
 
-/// How many may wait: what comes in a quarter of a second, so that a moment in which nothing moves refuses nobody. More are refused,
-/// so that a slow database costs no memory.
-const WAITING: usize = 4_096;
+/// How many may wait: what comes in half a second, so that a moment in which nothing moves refuses nobody. More are refused, so
+/// that a slow database costs no memory. A debug build does a tenth in that time.
+const WAITING: usize = if cfg!(debug_assertions) { 1_024 } else { 8_192 };
 
 /// Where releases wait for each other. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -76,6 +76,9 @@ impl Store {
 }
 
 impl ReleaseLane {
+    /// How many releases may wait.
+    pub const WAITING: usize = WAITING;
+
     /// Releases: records the release if, and only if, everything that was decided on still stands. `false`: something
     /// changed; nothing was recorded and nothing may leave.
     ///
