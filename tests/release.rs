@@ -272,7 +272,7 @@ async fn more_than_can_wait_is_refused_at_once_while_health_answers_and_the_rest
         let request = request.clone();
         calls.spawn(async move { gateway.resolve_credential(request).await });
         if number.is_multiple_of(100) {
-            // Nothing else is answered before the lock is released.
+            // Nothing else is answered before the lock is released, for as long as a statement may take.
             let answer = tokio::time::timeout(Duration::from_millis(10), calls.join_next());
             refused = answer.await.ok().flatten();
         }
@@ -288,15 +288,16 @@ async fn more_than_can_wait_is_refused_at_once_while_health_answers_and_the_rest
     let again = refused.get_details_retry_info().unwrap().retry_delay.unwrap();
     assert!(again > Duration::ZERO && again < Duration::from_secs(5));
     lock.release();
-    let (mut released, mut refused) = (0, 1);
+    let mut released = 0;
     while let Some(call) = calls.join_next().await {
         match call.unwrap() {
             Ok(_) => released += 1,
-            Err(status) if reason(&status) == "OVERLOADED" => refused += 1,
+            Err(status) if reason(&status) == "OVERLOADED" => {}
             Err(status) => panic!("{status:?}"),
         }
     }
-    assert!(released >= 500 && refused >= 1, "{released} released, {refused} refused");
+    // The queue that was full had no fewer.
+    assert!(released >= 1_024, "{released} released");
     assert_eq!(recorded(&world).len(), released + 1);
 }
 

@@ -158,7 +158,7 @@ fn run(command: Command) -> Outcome<()> {
     });
     // What there is, also after a failure.
     let file = report.write(&options.out)?;
-    if let Some(folder) = options.publish {
+    if let Some(folder) = options.publish.filter(|_| measured.is_ok()) {
         plots::write(&report, &folder)?;
     }
     report::say(&report.table());

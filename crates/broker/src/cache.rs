@@ -2,8 +2,8 @@
 //! has confirmed, in the statement that records the release, the generations that were decided on.
 
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use keyholder_domain::{Grant, OrganizationId, Principal};
@@ -17,15 +17,15 @@ use crate::Broker;
 /// The most bytes that found connections may take.
 const FOUND_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Into how many parts they are divided, each with a lock and a share of the bytes of its own, which the largest that can be found
-/// must fit into.
-const SHARDS: usize = 4;
+/// Into how many parts they are divided, each with a lock and a share of the bytes of its own. What is larger than a share is
+/// not kept: it is looked up each time.
+const SHARDS: usize = 2;
 
-/// How many found connections and data keys there is room for without growing, and the most data keys there are.
+/// About how many found connections there are, and the most data keys there are, roughly.
 const FOUND: usize = 8_192;
 const DATA_KEYS: usize = 10_000;
 
-/// How long anything is kept, and how often it is looked: what was erased in the database is not in memory for much longer.
+/// How long anything is kept at most, and how often it is looked: what was erased in the database is not in memory for longer.
 const LIFETIME: Duration = Duration::from_secs(15 * 60);
 const EVERY: Duration = Duration::from_secs(30);
 
@@ -37,29 +37,26 @@ pub(crate) struct Key {
     pub(crate) target: Target,
 }
 
-/// What was found for a question, with what is sealed in it read once.
+/// What was found for a question, with what is sealed in it, which is read when it is needed first.
 #[derive(Debug)]
 pub(crate) struct Answer {
     found: Found,
-    /// For each candidate, in the place of the text that the store has.
-    sealed: Vec<Result<Envelope, OpenError>>,
+    /// For each candidate.
+    sealed: Vec<OnceLock<Result<Envelope, OpenError>>>,
 }
 
 impl Answer {
-    pub(crate) fn of(mut found: Found) -> Self {
-        let read = |candidate: &mut Candidate| {
-            let sealed = candidate.stored.sealed.as_mut().ok_or(OpenError::Malformed)?;
-            Envelope::parse(&std::mem::take(&mut sealed.credential))
-        };
-        let sealed = found.candidates.iter_mut().map(read).collect();
+    pub(crate) fn of(found: Found) -> Self {
+        let sealed = found.candidates.iter().map(|_| OnceLock::new()).collect();
         Self { found, sealed }
     }
 
-    /// The credential of a candidate.
+    /// The credential of one of the candidates.
     pub(crate) fn sealed(&self, candidate: &Candidate) -> Result<&Envelope, OpenError> {
         let place = self.found.candidates.iter().position(|one| std::ptr::eq(one, candidate));
         let sealed = place.and_then(|place| self.sealed.get(place)).ok_or(OpenError::Malformed)?;
-        sealed.as_ref().map_err(OpenError::clone)
+        let text = candidate.stored.sealed.as_ref().map_or("", |sealed| &sealed.credential);
+        sealed.get_or_init(|| Envelope::parse(text)).as_ref().map_err(OpenError::clone)
     }
 }
 
@@ -79,7 +76,7 @@ pub(crate) struct Cache {
     misses: AtomicU64,
 }
 
-/// What came of a lookup, and when. An error is there only until those who waited for the lookup have it.
+/// What came of a lookup, and when. An error is there for a moment, for those who waited for the lookup.
 #[derive(Debug, Clone)]
 struct Kept {
     result: Result<Arc<Answer>, StoreError>,
@@ -152,7 +149,7 @@ impl Cache {
 
     /// Forgets what has been kept for long enough.
     fn forget_old(&self, now: Instant) {
-        self.found.retain(|_, kept| now.duration_since(kept.since) < LIFETIME);
+        self.found.retain(|_, kept| now.duration_since(kept.since) < LIFETIME - EVERY);
     }
 
     pub(crate) fn counts(&self) -> (u64, u64) {
@@ -175,6 +172,8 @@ impl Broker {
 fn weight(found: &Answer) -> usize {
     let candidate = |candidate: &Candidate| {
         let connection = &candidate.stored.connection;
+        // Once as text, and once as what it says.
+        let sealed = candidate.stored.sealed.as_ref().map_or(0, |sealed| 2 * sealed.credential.len());
         let config: usize = connection.config.iter().map(|(key, value)| key.len() + value.len()).sum();
         let scopes: usize = connection.scopes.iter().map(str::len).sum();
         let labels: usize =
@@ -184,10 +183,9 @@ fn weight(found: &Answer) -> usize {
             let workloads: usize = grant.workloads.iter().map(|pattern| pattern.as_str().len() + 32).sum();
             1_024 + scopes + workloads
         };
-        4_096 + config + scopes + labels + candidate.grants.iter().map(grant).sum::<usize>()
+        4_096 + sealed + config + scopes + labels + candidate.grants.iter().map(grant).sum::<usize>()
     };
-    let sealed = found.sealed.iter().flatten().map(Envelope::weight).sum::<usize>();
-    2_048 + sealed + found.candidates.iter().map(candidate).sum::<usize>()
+    2_048 + found.candidates.iter().map(candidate).sum::<usize>()
 }
 
 /// Opened data keys, for a while.
@@ -219,7 +217,7 @@ impl DataKeyCache {
     }
 
     fn forget_old(&self, now: Instant) {
-        self.0.retain(|_, opened| now.duration_since(opened.since) < LIFETIME);
+        self.0.retain(|_, opened| now.duration_since(opened.since) < LIFETIME - EVERY);
     }
 }
 
@@ -312,7 +310,7 @@ mod tests {
             weight(&found(vec![candidate])) - base
         };
         let long = "x".repeat(200);
-        assert!(heavier(&|it| it.stored.sealed.as_mut().unwrap().credential = sealed(300)) >= 300);
+        assert!(heavier(&|it| it.stored.sealed.as_mut().unwrap().credential = sealed(300)) >= 2 * 300);
         assert!(heavier(&|it| drop(it.stored.connection.config.insert("url".into(), long.clone()))) >= 203);
         let scopes = Scopes::parse(std::slice::from_ref(&long)).unwrap();
         assert!(heavier(&|it| it.stored.connection.scopes = scopes.clone()) >= 200);
@@ -337,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_is_read_once_and_belongs_to_its_candidate() {
+    fn what_is_sealed_belongs_to_its_candidate() {
         let texts = [sealed(30), "enc:v1:dk_0:AAAA".to_owned(), sealed(60).replace("dk_0", "dk_1")];
         let of = |text: &String| {
             let mut candidate = candidate(0);
@@ -352,9 +350,8 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_that_can_be_found_is_kept() {
+    fn a_hundred_connections_with_the_largest_tokens_are_kept() {
         let cache = Cache::new();
-        // A hundred connections, each with the largest credential that is taken.
         let largest = found((0..100).map(|_| candidate(64 * 1024)).collect());
         cache.insert(key(1), Arc::new(largest));
         assert!(cache.kept(&key(1)).is_some());
@@ -373,8 +370,10 @@ mod tests {
             data_keys.forget_old(now);
             (cache.kept(&key(1)).is_some(), data_keys.get(&acme, data_key.id().as_str()).is_some())
         };
-        assert_eq!(kept(14 * 60), (true, true));
-        assert_eq!(kept(15 * 60), (false, false));
+        let last = LIFETIME.as_secs() - EVERY.as_secs();
+        assert_eq!(kept(last - 5), (true, true));
+        // Looked at again only behind the quarter.
+        assert_eq!(kept(last), (false, false));
     }
 
     #[test]

@@ -228,6 +228,7 @@ impl Listening {
         let admin = Admin { broker: self.broker.clone(), metrics: self.metrics };
         let (listener, owners) = (self.broker.clone(), self.broker.clone());
         let (tender, ending) = (self.broker.clone(), draining.clone());
+        let keeper = self.broker.clone();
         let web = self.web;
         let background = [
             tokio::spawn(async move {
@@ -238,6 +239,9 @@ impl Listening {
             tokio::spawn(serve_when_migrated(self.broker.clone(), health.clone(), draining.clone())),
             tokio::spawn(async move {
                 keep_running("changes", || listener.listen_for_changes()).await;
+            }),
+            tokio::spawn(async move {
+                keep_running("caches", || keeper.tend_caches()).await;
             }),
             tokio::spawn(tend_when_migrated(tender, retention, ending)),
             tokio::spawn(async move {
@@ -303,7 +307,7 @@ async fn refresh_when_migrated(broker: Broker, refreshes: bool, mut draining: wa
     Box::pin(broker.tend_refreshes(draining)).await;
 }
 
-/// Sees to flows, revocations, the audit and what is kept in memory once the schema is ours. Begins nothing new once the server drains.
+/// Sees to flows, revocations and the audit once the schema is ours. Begins nothing new once the server drains.
 async fn tend_when_migrated(
     broker: Broker,
     retention: Option<Duration>,
@@ -317,7 +321,6 @@ async fn tend_when_migrated(
             broker.tend_authorizations(),
             keep_running("audit", || broker.tend_audit(retention)),
             keep_running("uses", || broker.tend_uses()),
-            keep_running("caches", || broker.tend_caches()),
         );
     };
     tokio::select! {

@@ -103,11 +103,6 @@ impl Envelope {
         &self.key_id
     }
 
-    /// How many bytes of memory it takes, roughly.
-    pub fn weight(&self) -> usize {
-        size_of::<Self>() + self.key_id.len() + self.bytes.len()
-    }
-
     pub(crate) const fn nonce(&self) -> [u8; NONCE_LEN] {
         self.nonce
     }

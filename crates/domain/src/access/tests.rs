@@ -140,23 +140,6 @@ fn whoever_has_no_right_is_not_told_the_state() {
 }
 
 #[test]
-fn a_denial_is_of_right_where_the_state_does_not_matter() {
-    let owned = |state| {
-        let connection = connection("user:ada", state, &["a"]);
-        let selector = GrantTarget::Selector {
-            owner: Principal::parse("user:ada").unwrap(),
-            provider_id: connection.provider_id.clone(),
-        };
-        let dead = Grant { revoke_time: Some(Timestamp::UNIX_EPOCH), ..grant(1, "agent:a", selector) };
-        [ask("user:ada", &["b"], &connection, &[]), ask("agent:a", &[], &connection, &[dead])]
-    };
-    let of_right = |answer: &Result<Permit, Denial>| answer.as_ref().unwrap_err().is_of_right();
-    for state in [ConnectionState::Active, ConnectionState::Pending, ConnectionState::Disabled] {
-        assert_eq!(owned(state).each_ref().map(of_right), [false, true], "{state:?}");
-    }
-}
-
-#[test]
 fn tells_a_scope_the_grant_lacks_from_a_scope_the_connection_lacks() {
     let connection = connection("user:u", ConnectionState::Active, &["read"]);
     let mut narrow = grant(1, "agent:a", GrantTarget::Connection(connection.id));
@@ -267,6 +250,21 @@ proptest! {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_denial_is_of_right_exactly_where_there_is_no_right_whatever_the_state(
+        connection in any_connection(),
+        grants in proptest::collection::vec(any_grant(), 0..5),
+        actor in proptest::sample::select(vec!["user:u", "agent:a", "agent:b"]),
+        scopes in any_scopes(),
+    ) {
+        prop_assume!(connection.state != ConnectionState::Deleted);
+        let actor = Principal::parse(actor).unwrap();
+        let workload = WorkloadId::parse("spiffe://td/gateway").unwrap();
+        let question = Question { actor: &actor, workload: &workload, scopes: &scopes, until: NOW, now: NOW };
+        let of_right = decide(&question, &connection, &grants).err().is_some_and(Denial::is_of_right);
+        prop_assert_eq!(of_right, right_to_use(&question, &connection, &grants).is_err());
     }
 
     #[test]

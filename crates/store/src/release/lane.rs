@@ -39,8 +39,8 @@ const GATHER: Duration = Duration::from_millis(2);
 /// How long a connection stays with a lane before the pool has it again, which renews it when it is old.
 const KEEP: Duration = Duration::from_secs(60);
 
-/// How many may wait: what comes in half a second, so that a moment in which nothing moves refuses nobody. More are refused, so
-/// that a slow database costs no memory. A debug build does a tenth in that time.
+/// How many may wait: what comes in half a second, so that a moment in which nothing moves refuses nobody. More are refused: a
+/// slow database costs no more memory than so many calls take. A debug build does a tenth in that time.
 const WAITING: usize = if cfg!(debug_assertions) { 1_024 } else { 8_192 };
 
 /// Where releases wait for each other. Cheap to clone.
