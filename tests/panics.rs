@@ -94,6 +94,7 @@ async fn f42_every_task_that_runs_as_long_as_the_process_begins_anew() {
         "revocation-runs",
         "audit",
         "uses",
+        "caches",
         "claims",
         "interrupted-refreshes",
         "late-answers",

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use fail::fail_point;
 use keyholder_domain::{Grant, OrganizationId, Principal};
 use keyholder_store::{Candidate, Found, StoreError, Target};
 use keyholder_vault::{DataKey, Envelope, OpenError};
@@ -161,6 +162,7 @@ impl Broker {
     /// Sees to it that nothing is kept for too long, for ever.
     pub async fn tend_caches(&self) {
         loop {
+            fail_point!("caches");
             tokio::time::sleep(EVERY).await;
             self.0.found.forget_old(Instant::now());
             self.0.data_keys.forget_old(Instant::now());
