@@ -6,6 +6,7 @@ use rustls::{InvalidMessage, PeerIncompatible};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use crate::corked::Corked;
 use crate::tls::ALPN;
 use crate::{MtlsStream, Peer, Refusal};
 
@@ -17,7 +18,7 @@ pub(crate) async fn accept(
 ) -> Result<MtlsStream, HandshakeError> {
     // Answers are small and awaited; without this each could wait for the client's delayed ACK.
     socket.set_nodelay(true).map_err(|_| HandshakeError::ConnectionLost)?;
-    let stream = tls.accept(socket).await.map_err(HandshakeError::from_io)?;
+    let stream = tls.accept(Corked::new(socket)).await.map_err(HandshakeError::from_io)?;
     let (_, connection) = stream.get_ref();
     if connection.alpn_protocol() != Some(ALPN) {
         return Err(HandshakeError::Alpn);

@@ -59,6 +59,7 @@
 //! leave an issuer's key usage and an anchor's validity unchecked.
 
 mod acceptor;
+mod corked;
 mod error;
 mod handshake;
 mod leaf;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
 use futures::future::try_join_all;
 use keyholder_broker::Broker;
 use keyholder_domain::Clock;
-use keyholder_identity::{Accepted, HandshakeLimits, accept, incoming, server_config};
+use keyholder_identity::{Accepted, HandshakeLimits, MtlsStream, accept, incoming, server_config};
 use keyholder_proto::v1::audit_service_server::AuditServiceServer;
 use keyholder_proto::v1::connection_service_server::ConnectionServiceServer;
 use keyholder_proto::v1::grant_service_server::GrantServiceServer;
@@ -136,6 +137,7 @@ impl Thread {
             )
             .add_service(AuditServiceServer::new(services).max_decoding_message_size(MAX_REQUEST_BYTES));
         let mut ended = self.draining;
+        let connections = incoming(self.accepted, self.tls, self.limits).map_ok(MtlsStream::corked);
         Server::builder()
             .layer(self.gate)
             .max_concurrent_streams(1_024)
@@ -145,7 +147,7 @@ impl Thread {
             .http2_max_header_list_size(16 * 1024)
             .max_connection_age(Duration::from_secs(3_600))
             .add_routes(routes.routes())
-            .serve_with_incoming_shutdown(incoming(self.accepted, self.tls, self.limits), async move {
+            .serve_with_incoming_shutdown(connections, async move {
                 ended.wait_for(|draining| *draining).await.ok();
             })
             .await?;
