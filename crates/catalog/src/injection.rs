@@ -92,8 +92,10 @@ impl Provider {
         if template.sole_reference().is_some_and(|reference| values.get(reference).is_none()) {
             return Ok(None);
         }
-        let url = values.render_base_url(template)?;
-        Ok(Some(Zeroizing::new(url.trim_end_matches('/').to_owned())))
+        let mut url = values.render_base_url(template)?;
+        let length = url.trim_end_matches('/').len();
+        url.truncate(length);
+        Ok(Some(url))
     }
 }
 
@@ -182,11 +184,11 @@ impl Values<'_, '_> {
     ) -> Result<Vec<(String, Zeroizing<String>)>, RenderError> {
         let mut rendered = Vec::with_capacity(pairs.len());
         for (name, value) in pairs {
-            let (name, value) = (self.render(name)?, self.render(value)?);
+            let (mut name, value) = (self.render(name)?, self.render(value)?);
             if check_name(&name).is_err() || !is_value(&value) {
                 return Err(RenderError::Unsafe(place));
             }
-            rendered.push((name.as_str().to_owned(), value));
+            rendered.push((std::mem::take(&mut *name), value));
         }
         Ok(rendered)
     }

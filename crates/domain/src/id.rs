@@ -45,7 +45,12 @@ macro_rules! prefixed_id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}{}", $prefix, self.0.simple())
+                // In one piece: `to_string` then makes room once.
+                let mut text = [0; $prefix.len() + uuid::fmt::Simple::LENGTH];
+                let (prefix, hex) = text.split_at_mut($prefix.len());
+                prefix.copy_from_slice($prefix.as_bytes());
+                self.0.simple().encode_lower(hex);
+                f.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?)
             }
         }
 

@@ -3,7 +3,7 @@ use std::fmt;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use keyholder_domain::{Invalid, Timestamp};
 use ring::hmac;
-use zeroize::Zeroizing;
+use zeroize::{Zeroizing, optimization_barrier};
 
 use crate::{
     Credential, OpenError, Place, Sealed,
@@ -108,7 +108,10 @@ impl DataKey {
 
     /// Opens a credential that was sealed into a place.
     pub fn open_credential(&self, place: &Place<'_>, sealed: &Envelope) -> Result<Credential, OpenError> {
-        Credential::decode(&self.open_envelope(place, sealed)?).ok_or(OpenError::UnexpectedContent)
+        let mut bytes = self.open_envelope(place, sealed)?;
+        let credential = Credential::decode(&bytes);
+        wipe(std::mem::take(&mut *bytes));
+        credential.ok_or(OpenError::UnexpectedContent)
     }
 
     /// A text that is the same for the same credential, and that tells nothing about it without this key: 43
@@ -131,6 +134,12 @@ impl DataKey {
         }
         URL_SAFE_NO_PAD.encode(context.sign())
     }
+}
+
+/// Zeroes bytes all at once, where `Zeroizing` goes byte by byte.
+fn wipe(mut bytes: Vec<u8>) {
+    bytes.fill(0);
+    optimization_barrier(bytes.as_slice());
 }
 
 impl fmt::Debug for DataKey {
