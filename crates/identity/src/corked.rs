@@ -12,7 +12,8 @@ const WAITING: usize = 64 * 1024;
 /// answer that is larger than 256 bytes, which would cost as many system calls as there are answers.
 ///
 /// Corked, a flush sends nothing. It has the task polled again, after all others that are ready now, and the read with which
-/// that begins sends. Only for a task that reads whenever it is polled.
+/// that begins sends. Only for a task that, whenever it is polled, reads until there is nothing to read, or waits for room to write, or
+/// shuts down: so does `h2::proto::Connection::poll`, through a TLS session that wants to read whenever it has nothing to give.
 #[derive(Debug)]
 pub(crate) struct Corked<S: AsyncWrite + Unpin> {
     socket: S,
@@ -73,15 +74,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Corked<S> {
         if !self.corked {
             return Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
         }
-        if self.waiting.len() >= WAITING {
+        // What was sent of it leaves no room in it, so that it never grows.
+        if self.waiting.len() == self.waiting.capacity() {
             ready!(self.poll_send(cx))?;
-        }
-        let before = self.waiting.len();
-        if before == 0 {
             self.waiting = BytesMut::with_capacity(WAITING);
         }
+        let before = self.waiting.len();
         for buf in bufs {
-            let room = WAITING - self.waiting.len();
+            let room = self.waiting.capacity() - self.waiting.len();
             self.waiting.extend_from_slice(&buf[..buf.len().min(room)]);
         }
         self.unseen = true;
@@ -113,7 +113,7 @@ impl<S: AsyncWrite + Unpin> Drop for Corked<S> {
     /// Whoever drops a connection without ado has said why in what was written last, an alert for example.
     fn drop(&mut self) {
         let mut nobody = Context::from_waker(std::task::Waker::noop());
-        // What does not fit now is lost.
+        // What the socket does not take at once is lost.
         let _ = self.poll_send(&mut nobody);
     }
 }
@@ -216,24 +216,42 @@ mod tests {
         let (mut accepted, block) = (0, vec![7; WAITING / 4]);
         while let Poll::Ready(more) = write(&mut corked, &task, &block) {
             accepted += more;
-            assert!(accepted <= WAITING + 10, "{accepted} bytes");
+            assert!(accepted <= 2 * WAITING, "{accepted} bytes");
         }
         assert!(read(&mut corked, &task).is_pending());
+        assert_eq!(corked.waiting.len() + 10, accepted);
         let before = task.0.load(Ordering::Relaxed);
         // As HTTP/2 does whenever it is polled.
         let waker = Waker::from(Arc::clone(&task));
         assert!(Pin::new(&mut corked).poll_flush(&mut Context::from_waker(&waker)).is_ready());
         assert!(read(&mut corked, &task).is_pending());
         assert_eq!(task.0.load(Ordering::Relaxed), before, "the task would be polled for ever");
+        // What it says meanwhile is heard.
+        far.write_all(b"hi").await.unwrap();
+        assert!(matches!(read(&mut corked, &task), Poll::Ready(Ok(()))));
+        let before = task.0.load(Ordering::Relaxed);
         let mut received = [0; 10];
         far.read_exact(&mut received).await.unwrap();
         assert!(task.0.load(Ordering::Relaxed) > before, "nobody would poll the task again");
+        assert!(corked.waiting.capacity() <= WAITING, "it grew");
         let rest = tokio::spawn(async move {
             let mut rest = Vec::new();
             far.read_to_end(&mut rest).await.map(|_| rest.len())
         });
         corked.shutdown().await.unwrap();
         assert_eq!(10 + rest.await.unwrap().unwrap(), accepted, "lost at the end");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_cannot_write_is_woken_when_it_can_though_it_neither_flushes_nor_reads() {
+        let (mut corked, mut far, _, task) = corked(10);
+        let waker = Waker::from(Arc::clone(&task));
+        let mut cx = Context::from_waker(&waker);
+        let block = vec![7; WAITING / 4];
+        while Pin::new(&mut corked).poll_write(&mut cx, &block).is_ready() {}
+        assert_eq!(task.0.load(Ordering::Relaxed), 0);
+        far.read_exact(&mut [0; 10]).await.unwrap();
+        assert_eq!(task.0.load(Ordering::Relaxed), 1, "nobody would poll the task again");
     }
 
     #[tokio::test]

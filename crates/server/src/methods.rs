@@ -32,6 +32,9 @@ const SHORT: Option<Duration> = Some(Duration::from_secs(10));
 const OUTSIDE: Option<Duration> = Some(Duration::from_secs(20));
 const STREAM: Option<Duration> = None;
 
+/// The RPC that is called before every call to a provider.
+pub const RESOLVE_CREDENTIAL: &str = "/keyholder.v1.GrantService/ResolveCredential";
+
 /// Every RPC that is served.
 pub const METHODS: &[Method] = &[
     method("/keyholder.v1.ProviderService/ListProviders", ANY, SHORT),
@@ -61,7 +64,7 @@ pub const METHODS: &[Method] = &[
     method("/keyholder.v1.GrantService/RevokeGrant", MANAGING, SHORT),
     method("/keyholder.v1.GrantService/CheckAccess", CHECKING, SHORT),
     method("/keyholder.v1.GrantService/ListAccess", CHECKING, SHORT),
-    Method { in_audit: true, ..method("/keyholder.v1.GrantService/ResolveCredential", RESOLVING, OUTSIDE) },
+    Method { in_audit: true, ..method(RESOLVE_CREDENTIAL, RESOLVING, OUTSIDE) },
     method("/keyholder.v1.GrantService/ReportRejected", RESOLVING, OUTSIDE),
     method("/keyholder.v1.AuditService/ListAuditEvents", AUDITING, SHORT),
     method("/grpc.health.v1.Health/Check", ANY, SHORT),

@@ -136,7 +136,8 @@ impl DataKey {
     }
 }
 
-/// Zeroes bytes all at once, where `Zeroizing` goes byte by byte.
+/// Zeroes bytes all at once, where `Zeroizing` goes byte by byte. Not what lies behind them: a buffer that grew or shrank may
+/// hold more of a secret than this sees.
 fn wipe(mut bytes: Vec<u8>) {
     bytes.fill(0);
     optimization_barrier(bytes.as_slice());

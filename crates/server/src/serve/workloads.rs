@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::num::NonZero;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::thread;
 use std::time::Duration;
 
@@ -33,10 +33,8 @@ use super::{MAX_QUESTION_BYTES, MAX_REQUEST_BYTES, ServeError, reflection};
 use crate::config::Config;
 use crate::gate::GateLayer;
 use crate::grpc::Services;
+use crate::methods::RESOLVE_CREDENTIAL;
 use crate::metrics::Metrics;
-
-/// The method that has a short cut. See [`Direct`].
-const RESOLVE: &str = "/keyholder.v1.GrantService/ResolveCredential";
 
 /// What serves workloads.
 pub(super) struct Workloads {
@@ -183,12 +181,13 @@ impl Service<Request<Body>> for Direct {
     >;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        ready!(Service::<Request<Body>>::poll_ready(&mut self.grants, cx))?;
         Service::<Request<Body>>::poll_ready(&mut self.others, cx)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         match request.uri().path() {
-            RESOLVE => Either::Left(self.grants.call(request)),
+            RESOLVE_CREDENTIAL => Either::Left(self.grants.call(request)),
             _ => Either::Right(self.others.call(request)),
         }
     }
