@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, poll_fn, ready};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -9,11 +10,12 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 use hyper_util::rt::TokioIo;
 use keyholder_identity::{MtlsStream, Peer, peer_of};
+use rustls::ClientConfig;
 use tokio::sync::{mpsc, oneshot};
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Endpoint, Server as Grpc};
+use tonic::transport::{Channel, Endpoint, Server as Grpc};
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -44,14 +46,7 @@ async fn every_request_carries_its_peer() {
         },
     ));
 
-    let channel = Endpoint::from_static("http://localhost")
-        .connect_with_connector(tower::service_fn(move |_| {
-            let client = Arc::clone(&client);
-            async move { connect(address, client).await.map(TokioIo::new) }
-        }))
-        .await
-        .unwrap();
-    let mut calls = HealthClient::new(channel);
+    let mut calls = HealthClient::new(channel(address, client).await);
     for _ in 0..2 {
         calls.check(HealthCheckRequest::default()).await.unwrap();
     }
@@ -62,6 +57,14 @@ async fn every_request_carries_its_peer() {
     drop(calls);
     stop.send(()).unwrap();
     serving.await.unwrap().unwrap();
+}
+
+async fn channel(address: SocketAddr, client: Arc<ClientConfig>) -> Channel {
+    let connector = tower::service_fn(move |_| {
+        let client = Arc::clone(&client);
+        async move { connect(address, client).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap()
 }
 
 /// Answers everything with so many bytes, at once.
@@ -131,21 +134,14 @@ async fn corked_a_large_answer_arrives_whole_though_its_client_reads_late_and_a_
     }
     assert_eq!(received, LARGE);
 
-    let channel = Endpoint::from_static("http://localhost")
-        .connect_with_connector(tower::service_fn(move |_| {
-            let client = Arc::clone(&client);
-            async move { connect(address, client).await.map(TokioIo::new) }
-        }))
-        .await
-        .unwrap();
-    let mut watched =
-        HealthClient::new(channel).watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    let mut calls = HealthClient::new(channel(address, client).await);
+    let mut watched = calls.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     watched.message().await.unwrap().unwrap();
     reporter.set_service_status("", ServingStatus::NotServing).await;
     let told = watched.message().await.unwrap().unwrap();
     assert_eq!(told.status, ServingStatus::NotServing as i32);
 
-    drop((sender, body, watched));
+    drop((sender, body, calls, watched));
     stop.send(()).unwrap();
     serving.await.unwrap().unwrap();
     connection.await.unwrap().unwrap();
