@@ -32,6 +32,7 @@ struct Side {
     name: &'static str,
     server: Server,
     connections: Vec<Connection>,
+    requests: Arc<[Bytes]>,
     /// The numbers of calls in flight that it is measured with.
     in_flight: &'static [usize],
 }
@@ -64,24 +65,32 @@ pub(crate) async fn measure(
     std::fs::write(rig.dir().join("answer"), &answer[PREFIX..])?;
     warm(rig, plan, &connections, &requests, &idle, report).await?;
     let echo = start_echo(rig)?;
-    let echo = Side { name: "echo", connections: open(&echo).await?, server: echo, in_flight: EVERY };
-    let mut sides = vec![echo, Side { name: "resolve", connections, server, in_flight: EVERY }];
+    let side = |name, server, connections, in_flight| Side {
+        name,
+        server,
+        connections,
+        requests: Arc::clone(&requests),
+        in_flight,
+    };
+    let connections_of_echo = open(&echo).await?;
+    let mut sides =
+        vec![side("echo", echo, connections_of_echo, EVERY), side("resolve", server, connections, EVERY)];
     let commit = [("KEYHOLDER_AUDIT__COMMIT", "async")];
     let server = rig.server_as("server", rig.keyholder(), &commit).await?;
     let connections = open(&server).await?;
-    sides.push(Side { name: "resolve_async", connections, server, in_flight: &[1, 64, 256] });
+    sides.push(side("resolve_async", server, connections, &[1, 64, 256]));
     if let Some(plain) = plain {
         let server = rig.server_as("server", plain, &[]).await?;
         let connections = open(&server).await?;
-        sides.push(Side { name: "plain", connections, server, in_flight: &[64] });
+        sides.push(side("plain", server, connections, &[64]));
     }
     for round in 0..plan.rounds {
         say(&format!("resolve: round {} of {}", round + 1, plan.rounds));
         for shape in SHAPES {
-            compare(rig, plan, &sides, &requests, shape, round, report).await?;
+            compare(rig, plan, &sides, shape, round, report).await?;
         }
         for side in in_turn(&sides[..2], round) {
-            let latencies = load::open(&side.connections, &requests, plan.rate, plan.span).await?;
+            let latencies = load::open(&side.connections, &side.requests, plan.rate, plan.span).await?;
             for (name, percent) in [("p50", 50.0), ("p99", 99.0), ("p999", 99.9)] {
                 report.add(
                     &format!("{}_open_{name}_us", side.name),
@@ -91,41 +100,38 @@ pub(crate) async fn measure(
             }
         }
     }
-    sides.truncate(2);
-    scale(rig, plan, &sides, &requests, report).await
+    let alone = sides.into_iter().find(|side| side.name == "resolve").ok_or("nobody resolves")?;
+    scale(rig, plan, alone, report).await
 }
 
-/// The same with a great many other connections beside those that are resolved.
-async fn scale(
-    rig: &Rig,
-    plan: &Plan,
-    sides: &[Side],
-    requests: &Arc<[Bytes]>,
-    report: &mut Report,
-) -> Outcome<()> {
+/// Those who resolve, beside others who do the same in a database of their own with a great many other connections in it.
+async fn scale(rig: &Rig, plan: &Plan, small: Side, report: &mut Report) -> Outcome<()> {
     let (name, size) = plan.scale;
-    let before = report.median("resolve_over_echo_rps_64").ok_or("nothing to compare with")?;
     say(&format!("resolve: {size} connections"));
-    rig.seed(0, size)?;
+    let large = rig.another()?;
+    let server = large.server("server").await?;
+    let requests = prepare(&large, &server, plan).await?;
+    large.seed(0, size)?;
+    let connections = Connection::open(server.grpc, &large.pki, "gateway", SHAPES[2].connections).await?;
+    let sides = [small, Side { name: "large", server, connections, requests, in_flight: EVERY }];
     for round in 0..plan.rounds {
-        let measured = each(rig, plan, sides, requests, SHAPES[2], round).await?;
-        let [(_, echo), (_, resolve)] = &measured[..] else { return Err("a side was not measured".into()) };
-        let ratio = resolve.per_second() / echo.per_second();
-        report.add(&format!("resolve_over_echo_rps_64_{name}"), "ratio", ratio);
-        report.add(&format!("scale_{name}_over_1k_rps"), "ratio, each over the echo's", ratio / before);
+        let measured = each(rig, plan, &sides, SHAPES[2], round).await?;
+        let [(_, small), (_, large)] = &measured[..] else { return Err("a side was not measured".into()) };
+        let ratio = large.per_second() / small.per_second();
+        report.add(&format!("scale_{name}_over_1k_rps"), "ratio", ratio);
     }
     if plan.many > 0 {
         say("resolve: filling the cache");
         let accounts = (0..plan.many).map(|number| account("many", number));
         let side = &sides[1];
-        for connection in rig.connect(&side.server, accounts).await? {
+        for connection in large.connect(&side.server, accounts).await? {
             // Its owner needs no grant.
             let request = framed(&resolve_message(&connection.owner, &connection));
             side.connections[0].call(request).await?;
         }
         report.add("memory_full_mib", "MiB resident, with the cache full", side.server.memory()?);
     }
-    rig.unseed()
+    Ok(())
 }
 
 /// Connects accounts, grants them, and returns the requests that resolve them.
@@ -195,14 +201,16 @@ async fn each(
     rig: &Rig,
     plan: &Plan,
     sides: &[Side],
-    requests: &Arc<[Bytes]>,
     shape: Shape,
     round: usize,
 ) -> Outcome<Vec<(&'static str, Measured)>> {
     let mut measured = Vec::new();
     for side in in_turn(sides, round).filter(|side| side.in_flight.contains(&shape.in_flight)) {
         let usage = || rig.usage(&side.server);
-        measured.push((side.name, load::closed(&side.connections, requests, shape, plan.span, usage).await?));
+        measured.push((
+            side.name,
+            load::closed(&side.connections, &side.requests, shape, plan.span, usage).await?,
+        ));
     }
     measured.sort_by_key(|(name, _)| sides.iter().position(|side| side.name == *name));
     Ok(measured)
@@ -212,13 +220,12 @@ async fn compare(
     rig: &Rig,
     plan: &Plan,
     sides: &[Side],
-    requests: &Arc<[Bytes]>,
     shape: Shape,
     round: usize,
     report: &mut Report,
 ) -> Outcome<()> {
     let in_flight = shape.in_flight;
-    let measured = each(rig, plan, sides, requests, shape, round).await?;
+    let measured = each(rig, plan, sides, shape, round).await?;
     let mut of_echo = (0.0, 0.0);
     for (name, measured) in &measured {
         let mut add =

@@ -127,6 +127,12 @@ impl Rig {
         Ok(rig)
     }
 
+    /// Another one of the same binary, with a database of its own.
+    pub(crate) fn another(&self) -> Outcome<Self> {
+        let out = self.dir.path().parent().ok_or("a folder at the root")?;
+        Self::start(out, Some(&self.keyholder), &self.pins)
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         self.command_of(&self.keyholder, arguments)
     }
@@ -263,20 +269,6 @@ impl Rig {
         )?;
         self.sql("CHECKPOINT")?;
         Ok(())
-    }
-
-    /// Takes away what was added.
-    pub(crate) fn unseed(&self) -> Outcome<()> {
-        self.sql(
-            "SET session_replication_role = replica; SET synchronous_commit = off;
-             DELETE FROM connection_versions WHERE connection_id IN
-                 (SELECT connection_id FROM connections WHERE organization_id LIKE 'seeded-%');
-             DELETE FROM refreshes WHERE organization_id LIKE 'seeded-%';
-             DELETE FROM connections WHERE organization_id LIKE 'seeded-%'",
-        )?;
-        self.sql("VACUUM FULL connections; VACUUM FULL refreshes; VACUUM FULL connection_versions")?;
-        self.sql("VACUUM ANALYZE")?;
-        self.sql("CHECKPOINT").map(drop)
     }
 
     /// Connects accounts, a few at once.
