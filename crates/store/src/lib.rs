@@ -245,7 +245,7 @@ trait InTime<T>: Future<Output = Result<T, sqlx::Error>> + Sized {
     async fn in_time(self) -> Result<T, sqlx::Error> {
         match tokio::time::timeout(CHANGE_TIMEOUT, self).await {
             Ok(answer) => answer,
-            Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+            Err(_) => Err(timed_out()),
         }
     }
 }
@@ -256,8 +256,13 @@ impl<T, F: Future<Output = Result<T, sqlx::Error>>> InTime<T> for F {}
 async fn in_time<T>(query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
     match tokio::time::timeout(QUERY_TIMEOUT, query).await {
         Ok(answer) => answer,
-        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+        Err(_) => Err(timed_out()),
     }
+}
+
+/// That no answer came, which is as if the connection were lost.
+fn timed_out() -> sqlx::Error {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
 }
 
 /// Throws away a connection that is no good.

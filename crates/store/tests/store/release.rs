@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use keyholder_domain::{AuditEventId, Connection, Grant, GrantTarget, Text, Timestamp};
@@ -19,6 +20,26 @@ fn events(world: &World) -> String {
 /// A number for each event id.
 fn numbered(release: &Release, number: u8) -> Release {
     Release { audit_event_id: AuditEventId::new(now(), [number; 10]), ..release.clone() }
+}
+
+/// The same with an id that no other has.
+fn another(release: &Release) -> Release {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let mut random = [255; 10];
+    random[2..].copy_from_slice(&NUMBER.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    Release { audit_event_id: AuditEventId::new(now(), random), ..release.clone() }
+}
+
+/// Whether it is released: the same alone and in a statement with another.
+async fn released(world: &World, release: &Release) -> bool {
+    let before = world.store.release_statements();
+    let alone = world.lane.release(another(release)).await.unwrap();
+    let both =
+        futures::future::join(world.lane.release(another(release)), world.lane.release(another(release)));
+    let (one, other) = both.await;
+    assert_eq!((one.unwrap(), other.unwrap()), (alone, alone));
+    assert_eq!(world.store.release_statements() - before, 2);
+    alone
 }
 
 #[tokio::test]
@@ -57,16 +78,16 @@ async fn nothing_is_recorded_once_anything_has_changed_even_if_it_was_changed_ba
     ] {
         let decided = release(&world, &connection, 1).await;
         world.sql(&format!("UPDATE {table} SET {change}"));
-        assert!(!world.lane.release(decided.clone()).await.unwrap(), "{table}: {change}");
+        assert!(!released(&world, &decided).await, "{table}: {change}");
         world.sql(&format!("UPDATE {table} SET {back}"));
-        assert!(!world.lane.release(decided).await.unwrap(), "{table}: {back}");
+        assert!(!released(&world, &decided).await, "{table}: {back}");
     }
     let decided = release(&world, &connection, 1).await;
     world.sql("DELETE FROM grants");
-    assert!(!world.lane.release(decided).await.unwrap());
+    assert!(!released(&world, &decided).await);
     assert_eq!(events(&world), "0");
     let decided = release(&world, &connection, 1).await;
-    assert!(world.lane.release(decided).await.unwrap());
+    assert!(released(&world, &decided).await);
 }
 
 #[tokio::test]
@@ -96,9 +117,9 @@ async fn what_ends_ends_by_the_databases_clock() {
     // A replica whose clock is far behind would have decided that there is time left.
     let decided = release(&world, &connection, 1).await;
     let ended = Release { before: Some(Timestamp::UNIX_EPOCH), ..decided.clone() };
-    assert!(!world.lane.release(ended).await.unwrap());
+    assert!(!released(&world, &ended).await);
     let in_time = Release { before: Some(now() + Duration::from_secs(3_600)), ..decided };
-    assert!(world.lane.release(in_time).await.unwrap());
+    assert!(released(&world, &in_time).await);
 }
 
 #[tokio::test]
@@ -111,12 +132,11 @@ async fn a_provider_target_is_refused_once_its_set_has_grown() {
     assert_eq!(before.candidates.len(), 1);
     let decided =
         Release { provider_generation: before.provider_generation, ..release(&world, &found, 1).await };
-    assert!(world.lane.release(decided.clone()).await.unwrap());
+    assert!(released(&world, &decided).await);
     world.insert(&connection("other", 3)).await;
-    let again = world.lane.release(numbered(&decided, 2)).await.unwrap();
-    assert!(again, "another organization's set is another set");
+    assert!(released(&world, &decided).await, "another organization's set is another set");
     world.insert(&connection("acme", 2)).await;
-    assert!(!world.lane.release(numbered(&decided, 3)).await.unwrap());
+    assert!(!released(&world, &decided).await);
 }
 
 #[tokio::test]
@@ -202,6 +222,28 @@ async fn what_only_one_of_those_that_share_a_statement_has_is_that_ones() {
     assert_eq!(world.store.release_statements(), 1);
     let purposes = "SELECT string_agg(purpose, ',' ORDER BY audit_event_id) FROM audit_events";
     assert_eq!(world.sql(purposes), ",nightly import,,");
+}
+
+#[tokio::test]
+async fn what_is_on_record_of_one_that_comes_alone_is_what_is_of_those_that_share_a_statement() {
+    let world = World::start().await;
+    let (connection, _) = granted(&world).await;
+    let target = Target::Provider { provider_id: provider("openai"), owner: None, account_id: None };
+    let actor = principal("agent:roadie");
+    let found = world.store.find(&connection.organization_id, &actor, &target).await.unwrap();
+    let decided = release(&world, &connection, 1).await;
+    let decided = Release {
+        provider_generation: found.provider_generation,
+        before: Some(now() + Duration::from_secs(3_600)),
+        purpose: Text::parse("nightly import").unwrap(),
+        ..decided
+    };
+    assert!(decided.grant_id.is_some() && decided.provider_generation.is_some());
+    assert!(released(&world, &decided).await);
+    let recorded =
+        "SELECT count(*), count(DISTINCT (organization_id, kind, workload, actor, connection_id, generation,
+                        grant_id, provider_id, reason, purpose)), min(purpose) FROM audit_events";
+    assert_eq!(world.sql(recorded), "3|1|nightly import");
 }
 
 #[tokio::test]
