@@ -434,7 +434,7 @@ mod tests {
         let mut patience = Patience(Box::pin(tokio::time::sleep(QUERY_TIMEOUT)));
         for before in [0, 3, 3, 9, 60, 0] {
             let apart = Duration::from_secs(before);
-            patience.wait_for(async { Ok(tokio::time::sleep(Duration::from_secs(1)).await) }).await.unwrap();
+            patience.wait_for(tokio::time::sleep(Duration::from_secs(1)).map(Ok)).await.unwrap();
             tokio::time::sleep(apart).await;
             let began = Instant::now();
             let ended = patience.wait_for(std::future::pending::<Result<(), _>>()).await;
