@@ -28,8 +28,9 @@ const ACTOR: &str = "agent:bench";
 const TOKEN: usize = 800;
 
 /// Those who are compared, each with connections of its own.
-struct Side {
+struct Side<'a> {
     name: &'static str,
+    rig: &'a Rig,
     server: Server,
     connections: Vec<Connection>,
     requests: Arc<[Bytes]>,
@@ -67,6 +68,7 @@ pub(crate) async fn measure(
     let echo = start_echo(rig)?;
     let side = |name, server, connections, in_flight| Side {
         name,
+        rig,
         server,
         connections,
         requests: Arc::clone(&requests),
@@ -87,7 +89,7 @@ pub(crate) async fn measure(
     for round in 0..plan.rounds {
         say(&format!("resolve: round {} of {}", round + 1, plan.rounds));
         for shape in SHAPES {
-            compare(rig, plan, &sides, shape, round, report).await?;
+            compare(plan, &sides, shape, round, report).await?;
         }
         for side in in_turn(&sides[..2], round) {
             let latencies = load::open(&side.connections, &side.requests, plan.rate, plan.span).await?;
@@ -100,38 +102,49 @@ pub(crate) async fn measure(
             }
         }
     }
-    let alone = sides.into_iter().find(|side| side.name == "resolve").ok_or("nobody resolves")?;
-    scale(rig, plan, alone, report).await
+    drop(sides);
+    scale(rig, plan, report).await
 }
 
-/// Those who resolve, beside others who do the same in a database of their own with a great many other connections in it.
-async fn scale(rig: &Rig, plan: &Plan, small: Side, report: &mut Report) -> Outcome<()> {
+/// Those who resolve beside a great many other connections, against others who resolve the same without, in turns.
+async fn scale(rig: &Rig, plan: &Plan, report: &mut Report) -> Outcome<()> {
     let (name, size) = plan.scale;
     say(&format!("resolve: {size} connections"));
-    let large = rig.another()?;
-    let server = large.server("server").await?;
-    let requests = prepare(&large, &server, plan).await?;
-    large.seed(0, size)?;
-    let connections = Connection::open(server.grpc, &large.pki, "gateway", SHAPES[2].connections).await?;
-    let sides = [small, Side { name: "large", server, connections, requests, in_flight: EVERY }];
+    let (small, large) = (rig.another()?, rig.another()?);
+    // First, as the server ends connections on which the client is silent for as long as the seeding takes.
+    let beside_many = prepared(&large, plan, "large", size).await?;
+    let sides = [prepared(&small, plan, "small", 0).await?, beside_many];
     for round in 0..plan.rounds {
-        let measured = each(rig, plan, &sides, SHAPES[2], round).await?;
+        let measured = each(plan, &sides, SHAPES[2], round).await?;
         let [(_, small), (_, large)] = &measured[..] else { return Err("a side was not measured".into()) };
         let ratio = large.per_second() / small.per_second();
         report.add(&format!("scale_{name}_over_1k_rps"), "ratio", ratio);
     }
     if plan.many > 0 {
         say("resolve: filling the cache");
+        let Side { server, connections, requests, .. } = &sides[1];
+        load::closed(connections, requests, SHAPES[3], plan.span, Usage::default).await?;
         let accounts = (0..plan.many).map(|number| account("many", number));
-        let side = &sides[1];
-        for connection in large.connect(&side.server, accounts).await? {
+        for connection in large.connect(server, accounts).await? {
             // Its owner needs no grant.
             let request = framed(&resolve_message(&connection.owner, &connection));
-            side.connections[0].call(request).await?;
+            connections[0].call(request).await?;
         }
-        report.add("memory_full_mib", "MiB resident, with the cache full", side.server.memory()?);
+        report.add("memory_full_mib", "MiB resident, with the cache full", server.memory()?);
     }
     Ok(())
+}
+
+/// A server whose connections have been resolved once, beside so many others.
+async fn prepared<'a>(rig: &'a Rig, plan: &Plan, name: &'static str, others: u64) -> Outcome<Side<'a>> {
+    let server = rig.server("server").await?;
+    let requests = prepare(rig, &server, plan).await?;
+    rig.seed(0, others)?;
+    let connections = Connection::open(server.grpc, &rig.pki, "gateway", SHAPES[3].connections).await?;
+    for request in requests.iter() {
+        connections[0].call(request.clone()).await?;
+    }
+    Ok(Side { name, rig, server, connections, requests, in_flight: &[64] })
 }
 
 /// Connects accounts, grants them, and returns the requests that resolve them.
@@ -198,15 +211,14 @@ fn in_turn<T>(sides: &[T], round: usize) -> impl Iterator<Item = &T> {
 
 /// What came of each side that is measured with so many calls in flight, by its name, in the order of the sides.
 async fn each(
-    rig: &Rig,
     plan: &Plan,
-    sides: &[Side],
+    sides: &[Side<'_>],
     shape: Shape,
     round: usize,
 ) -> Outcome<Vec<(&'static str, Measured)>> {
     let mut measured = Vec::new();
     for side in in_turn(sides, round).filter(|side| side.in_flight.contains(&shape.in_flight)) {
-        let usage = || rig.usage(&side.server);
+        let usage = || side.rig.usage(&side.server);
         measured.push((
             side.name,
             load::closed(&side.connections, &side.requests, shape, plan.span, usage).await?,
@@ -217,15 +229,14 @@ async fn each(
 }
 
 async fn compare(
-    rig: &Rig,
     plan: &Plan,
-    sides: &[Side],
+    sides: &[Side<'_>],
     shape: Shape,
     round: usize,
     report: &mut Report,
 ) -> Outcome<()> {
     let in_flight = shape.in_flight;
-    let measured = each(rig, plan, sides, shape, round).await?;
+    let measured = each(plan, sides, shape, round).await?;
     let mut of_echo = (0.0, 0.0);
     for (name, measured) in &measured {
         let mut add =

@@ -69,7 +69,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgPool, Postgres, pool::PoolConnection};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
 pub use audit::{AuditFilter, NewAuditEvent};
 pub use authorizations::{BrowserKey, NewAuthorization, StoredAuthorization};
@@ -229,12 +229,16 @@ impl Store {
 async fn live_connection(pool: &PgPool) -> Result<PoolConnection<Postgres>, sqlx::Error> {
     for _ in 0..=pool.size() {
         let mut connection = pool.acquire().await?;
-        if tokio::time::timeout(PING_TIMEOUT, connection.ping()).await.is_ok_and(|answer| answer.is_ok()) {
+        if is_there(&mut connection).await {
             return Ok(connection);
         }
         discard(connection).await;
     }
     pool.acquire().await
+}
+
+async fn is_there(connection: &mut PgConnection) -> bool {
+    tokio::time::timeout(PING_TIMEOUT, connection.ping()).await.is_ok_and(|answer| answer.is_ok())
 }
 
 /// How long a step of a change may take: longer than it may wait for another change.

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::Release;
 use crate::error::{is_connection_lost, is_of_the_data};
-use crate::{QUERY_TIMEOUT, Store, StoreError, discard, live_connection, timed_out};
+use crate::{QUERY_TIMEOUT, Store, StoreError, discard, is_there, live_connection, timed_out};
 
 /// The most releases of one statement.
 const BATCH: usize = if cfg!(feature = "plain") { 1 } else { 256 };
@@ -37,8 +37,11 @@ const LATE: Duration = Duration::from_millis(if cfg!(feature = "plain") { 0 } el
 /// How long a statement waits at most for those who are about to ask.
 const GATHER: Duration = Duration::from_millis(2);
 
-/// How long a connection stays with a lane before the pool has it again, which renews it when it is old.
-const KEEP: Duration = Duration::from_secs(60);
+/// How long a connection is used before another is opened in its place.
+const LIFE: Duration = Duration::from_secs(30 * 60);
+
+/// How long a connection may be unused before it is asked whether it is still there: what lies between may have forgotten it.
+const UNUSED: Duration = Duration::from_secs(60);
 
 /// How many may wait: what comes in half a second, so that a moment in which nothing moves refuses nobody. More are refused: a
 /// slow database costs no more memory than so many calls take. A debug build does a tenth in that time.
@@ -49,13 +52,18 @@ const WAITING: usize = if cfg!(debug_assertions) { 1_024 } else { 8_192 };
 pub struct ReleaseLane(mpsc::Sender<Waiting>);
 
 /// What sends one statement at a time.
-struct Sender {
-    /// A connection and when it was taken from the pool, from one statement to the next: to give it back and take it again
-    /// costs as much as to encode a batch.
-    connection: Option<(PoolConnection<Postgres>, Instant)>,
+struct Link {
+    /// Kept from one statement to the next: to give it back to the pool and take it again costs as much as to encode a batch.
+    connection: Option<Kept>,
     /// Those who are in the statement.
     batch: Vec<Waiting>,
     patience: Patience,
+}
+
+struct Kept {
+    connection: PoolConnection<Postgres>,
+    opened: Instant,
+    used: Instant,
 }
 
 /// Waits for an answer so long and no longer. Its timer is not set for each wait but when it has gone off: to set one for a lone
@@ -116,36 +124,40 @@ async fn run(pool: PgPool, mut queue: mpsc::Receiver<Waiting>, batches: Arc<Atom
 
 async fn send_batches(pool: &PgPool, queue: &mut mpsc::Receiver<Waiting>, batches: &AtomicU64) {
     let mut waiting = Vec::with_capacity(BATCH);
-    let mut idle: Vec<_> = (0..UNDER_WAY).map(|_| Sender::new()).collect();
+    // Those with a connection are behind those without, and are taken first.
+    let mut idle: Vec<_> = (0..UNDER_WAY).map(|_| Link::new()).collect();
     let mut under_way = FuturesUnordered::new();
     let mut youngest = Instant::now();
-    let mut last = 0;
-    // Set when it has gone off, not for each statement; it is early then, and nothing comes of it.
+    // Whether more than one was in the last statement, or somebody has come while it was under way.
+    let mut several = false;
+    // Goes off at `youngest + LATE` or before, never after: it is set when it has gone off, not for each statement.
     let mut late = pin!(tokio::time::sleep_until(youngest + LATE));
     loop {
         let due = under_way.is_empty() || waiting.len() == BATCH || youngest.elapsed() >= LATE;
         if due
             && !waiting.is_empty()
-            && let Some(mut sender) = idle.pop()
+            && let Some(mut link) = idle.pop()
         {
-            // Where one is late, those that wait have waited enough; where there was one and is one, nobody else is there.
-            if under_way.is_empty() && (last > 1 || waiting.len() > 1) {
+            several |= waiting.len() > 1;
+            // Where one is late, those that wait have waited enough; one that is alone has nobody to wait for.
+            if under_way.is_empty() && several {
                 gather(queue, &mut waiting).await;
             }
+            several = waiting.len() > 1;
             youngest = Instant::now();
             batches.fetch_add(1, Ordering::Relaxed);
             fail_point!("batch");
-            last = waiting.len();
-            for sender in &mut idle {
-                sender.give_back_what_is_old();
-            }
-            std::mem::swap(&mut sender.batch, &mut waiting);
-            under_way.push(sender.send(pool));
+            std::mem::swap(&mut link.batch, &mut waiting);
+            under_way.push(link.send(pool));
         }
         let (some, more) = (!waiting.is_empty(), BATCH - waiting.len());
         tokio::select! {
             biased;
-            Some(sender) = under_way.next() => idle.push(sender),
+            Some(link) = under_way.next() => {
+                several |= some;
+                let place = if link.connection.is_some() { idle.len() } else { 0 };
+                idle.insert(place, link);
+            }
             received = queue.recv_many(&mut waiting, more), if more > 0 => {
                 if received == 0 {
                     break;
@@ -177,19 +189,14 @@ async fn gather(queue: &mut mpsc::Receiver<Waiting>, waiting: &mut Vec<Waiting>)
     }
 }
 
-impl Sender {
+impl Link {
     fn new() -> Self {
         let patience = Patience(Box::pin(tokio::time::sleep(QUERY_TIMEOUT)));
         Self { connection: None, batch: Vec::with_capacity(BATCH), patience }
     }
 
-    fn give_back_what_is_old(&mut self) {
-        self.connection.take_if(|(_, taken)| taken.elapsed() >= KEEP);
-    }
-
     /// Sends the batch, and is ready for another then.
     async fn send(mut self, pool: &PgPool) -> Self {
-        self.give_back_what_is_old();
         let mut batch = std::mem::take(&mut self.batch);
         // Where nobody waits any more, nothing leaves, so nothing is to be recorded.
         batch.retain(|waiting| !waiting.answer.is_closed());
@@ -211,39 +218,69 @@ impl Sender {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let patience = &mut self.patience;
-        let (mut connection, mut taken) = match self.connection.take() {
-            Some(kept) => kept,
-            None => (pool.acquire().await?, Instant::now()),
-        };
-        let inserted = if let [Waiting { release, .. }] = batch {
-            patience.wait_for(insert_one(&mut connection, release)).await
-        } else {
-            patience.wait_for(insert(&mut connection, &Columns::of(batch))).await
-        };
-        let recorded = match inserted {
-            Ok(number) if number == batch.len() as u64 => ids(batch),
-            Ok(0) => Vec::new(),
-            Ok(_) => patience.wait_for(those_there(&mut connection, &Columns::of(batch))).await?,
-            Err(error) if is_connection_lost(&error) => {
-                discard(connection).await;
-                (connection, taken) = (live_connection(pool).await?, Instant::now());
-                let columns = Columns::of(batch);
-                // The first attempt may have gone through, or may yet do so: an event that is there is the proof that
-                // everything stood when it came to be.
-                patience.wait_for(insert_if_missing(&mut connection, &columns)).await?;
-                patience.wait_for(those_there(&mut connection, &columns)).await?
-            }
-            Err(error) => {
-                if is_of_the_data(&error) {
-                    self.connection = Some((connection, taken));
-                }
-                return Err(error);
-            }
-        };
-        self.connection = Some((connection, taken));
-        Ok(recorded)
+        let mut kept = self.connect(pool).await?;
+        let mut recorded = insert_new(&mut kept.connection, &mut self.patience, batch).await;
+        if recorded.as_ref().is_err_and(is_connection_lost) {
+            discard(kept.connection).await;
+            kept = Kept::new(live_connection(pool).await?);
+            recorded = insert_missing(&mut kept.connection, &mut self.patience, batch).await;
+        }
+        match &recorded {
+            // Not to the pool, which would ask it without end whether it is there.
+            Err(error) if !is_of_the_data(error) => discard(kept.connection).await,
+            _ => self.connection = Some(Kept { used: Instant::now(), ..kept }),
+        }
+        recorded
     }
+
+    /// The connection that it has, if that is still good, or another.
+    async fn connect(&mut self, pool: &PgPool) -> Result<Kept, sqlx::Error> {
+        if let Some(mut kept) = self.connection.take() {
+            let young = kept.opened.elapsed() < LIFE;
+            if young && (kept.used.elapsed() < UNUSED || is_there(&mut kept.connection).await) {
+                return Ok(kept);
+            }
+            discard(kept.connection).await;
+        }
+        Ok(Kept::new(pool.acquire().await?))
+    }
+}
+
+impl Kept {
+    fn new(connection: PoolConnection<Postgres>) -> Self {
+        let now = Instant::now();
+        Self { connection, opened: now, used: now }
+    }
+}
+
+/// The ids of the events that were recorded.
+async fn insert_new(
+    connection: &mut PgConnection,
+    patience: &mut Patience,
+    batch: &[Waiting],
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    if let [Waiting { release, .. }] = batch {
+        let inserted = patience.wait_for(insert_one(connection, release)).await?;
+        return Ok(if inserted == 0 { Vec::new() } else { ids(batch) });
+    }
+    let columns = Columns::of(batch);
+    match patience.wait_for(insert(connection, &columns)).await? {
+        0 => Ok(Vec::new()),
+        number if number == batch.len() as u64 => Ok(columns.events),
+        _ => patience.wait_for(those_there(connection, &columns)).await,
+    }
+}
+
+/// The same after an attempt that may have gone through, or may yet do so: an event that is there is the proof that everything
+/// stood when it came to be.
+async fn insert_missing(
+    connection: &mut PgConnection,
+    patience: &mut Patience,
+    batch: &[Waiting],
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    let columns = Columns::of(batch);
+    patience.wait_for(insert_if_missing(connection, &columns)).await?;
+    patience.wait_for(those_there(connection, &columns)).await
 }
 
 impl Patience {
@@ -254,7 +291,7 @@ impl Patience {
     ) -> Result<T, sqlx::Error> {
         let timer = &mut self.0;
         let until = Instant::now() + QUERY_TIMEOUT;
-        // One that has not gone off does so too early, and is set then.
+        // If it has not gone off, it does so too early, and is set to the right moment then.
         if timer.is_elapsed() {
             timer.as_mut().reset(until);
         }

@@ -269,6 +269,51 @@ async fn those_who_ask_again_as_soon_as_they_are_answered_share_a_statement() {
 }
 
 #[tokio::test]
+async fn two_who_ask_again_as_soon_as_they_are_answered_meet_in_a_statement_though_they_began_apart() {
+    let world = World::start().await;
+    let (connection, _) = granted(&world).await;
+    let decided = release(&world, &connection, 1).await;
+    let callers = [false, true].map(|second| {
+        let (lane, store, decided) = (world.lane.clone(), world.store.clone(), decided.clone());
+        tokio::spawn(async move {
+            while second && store.release_statements() == 0 {
+                tokio::task::yield_now().await;
+            }
+            for _ in 0..20 {
+                assert!(lane.release(another(&decided)).await.unwrap());
+            }
+        })
+    });
+    futures::future::join_all(callers).await.into_iter().for_each(Result::unwrap);
+    assert_eq!(world.store.release_statements(), 21, "the first alone, and then both in each");
+}
+
+#[tokio::test]
+async fn whoever_comes_while_a_statement_is_late_does_not_wait_for_it() {
+    let world = World::start().await;
+    let (connection, _) = granted(&world).await;
+    let decided = release(&world, &connection, 1).await;
+    for _ in 0..2 {
+        let held = world.hold("LOCK TABLE audit_events_other IN ACCESS EXCLUSIVE MODE");
+        // Its time is none that there is a week for.
+        let id = AuditEventId::new(Timestamp::from_unix_timestamp(0).unwrap(), [0; 10]);
+        let late = tokio::spawn({
+            let (lane, late) = (world.lane.clone(), Release { audit_event_id: id, ..decided.clone() });
+            async move { lane.release(late).await }
+        });
+        let before = world.store.release_statements();
+        while world.store.release_statements() == before {
+            tokio::task::yield_now().await;
+        }
+        assert!(world.lane.release(another(&decided)).await.unwrap());
+        assert!(!late.is_finished());
+        held.end();
+        assert!(late.await.unwrap().unwrap());
+        world.sql("DELETE FROM audit_events_other");
+    }
+}
+
+#[tokio::test]
 async fn an_event_that_the_database_does_not_take_costs_nobody_else_theirs() {
     let world = World::start().await;
     let (connection, _) = granted(&world).await;
