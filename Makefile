@@ -127,7 +127,7 @@ crash: build-tests ## Kill CRASH_KILLS (default 2000) processes amid refreshes; 
 bench: ## Measure the release build, into target/bench/report.json and docs/benchmarks (QUICK=1: into the former only)
 	@$(setup) postgres
 	cargo build --locked --release -p keyholder-server -p keyholder-bench --bins --features keyholder-server/plain
-	@mkdir -p $(target)/bench && cp $(target)/release/keyholder $(target)/bench/keyholder-plain
+	@mkdir -p $(target)/bench && cp -f $(target)/release/keyholder $(target)/bench/keyholder-plain
 	cargo build --locked --release -p keyholder-server -p keyholder-bench --bins
 	@$(target)/release/keyholder-bench all --keyholder $(target)/release/keyholder \
 	    --plain $(target)/bench/keyholder-plain $(if $(QUICK),--quick,--publish docs/benchmarks)
