@@ -351,14 +351,27 @@ pub(crate) fn root() -> &'static Path {
 
 /// Runs the binary to its end, which must be a good one.
 pub(crate) fn run(binary: &Path, arguments: &[&str], dir: &Path, database_url: &str) -> String {
+    try_run(binary, arguments, dir, database_url).unwrap_or_else(|said| panic!("{said}"))
+}
+
+/// Runs the binary to its end: what it prints, or what it says is wrong.
+pub(crate) fn try_run(
+    binary: &Path,
+    arguments: &[&str],
+    dir: &Path,
+    database_url: &str,
+) -> Result<String, String> {
     let output = Command::new(binary)
         .args(arguments)
         .current_dir(dir)
         .env("DATABASE_URL", database_url)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    if output.status.success() {
+        Ok(String::from_utf8(output.stdout).unwrap())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
 }
 
 /// A request that connects an OpenAI account.
