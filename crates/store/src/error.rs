@@ -119,7 +119,7 @@ fn is_unavailable(error: &sqlx::Error) -> bool {
     }
 }
 
-fn is_write_refused(error: &sqlx::Error) -> bool {
+pub(crate) fn is_write_refused(error: &sqlx::Error) -> bool {
     // Class 53 insufficient resources (disk full among them), 58 system error, XX internal error.
     let refused = |code: &str| ["53", "58", "XX"].iter().any(|class| code.starts_with(class));
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| refused(&code))

@@ -133,6 +133,9 @@ impl std::fmt::Debug for StoreSettings {
 /// How long a change waits for another change of the same organization.
 const LOCK_TIMEOUT: &str = "5s";
 
+/// How long a release waits for a lock in Postgres: as long as its connection counts as there, so that none stays behind.
+const RELEASE_LOCK_TIMEOUT: &str = "4s";
+
 /// How long a change may do nothing before Postgres ends it: a replica that hangs must not hold an organization.
 const IDLE_TIMEOUT: &str = "10s";
 
@@ -199,7 +202,8 @@ impl Store {
             Commit::Async => "off",
         };
         let for_releases = options.clone().options([("synchronous_commit", synchronous_commit)]);
-        let releases = ForReleases(for_releases.options(RELEASE_PLANS));
+        let releases = for_releases.options(RELEASE_PLANS).options([("lock_timeout", RELEASE_LOCK_TIMEOUT)]);
+        let releases = ForReleases(releases);
         let pool = pool(settings.max_connections - for_changes.max(1)).connect_with(options).await?;
         let batches = Arc::default();
         Ok(Self { pool, changes, releases, batches, acquire_timeout: settings.acquire_timeout })

@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep};
 use uuid::Uuid;
 
 use super::Release;
-use crate::error::{is_connection_lost, is_of_the_data};
+use crate::error::{is_connection_lost, is_of_the_data, is_write_refused};
 use crate::{QUERY_TIMEOUT, Store, StoreError, discard, is_there, live_connection, timed_out};
 
 /// The most releases of one statement.
@@ -36,9 +36,6 @@ const LATE: Duration = Duration::from_millis(if cfg!(feature = "plain") { 0 } el
 
 /// How long a statement waits at most for those who are about to ask.
 const GATHER: Duration = Duration::from_millis(2);
-
-/// How long a connection is used before another is opened in its place.
-const LIFE: Duration = Duration::from_secs(30 * 60);
 
 /// How long a connection may be unused before it is asked whether it is still there: what lies between may have forgotten it.
 const UNUSED: Duration = Duration::from_secs(60);
@@ -62,7 +59,6 @@ struct Link {
 
 struct Kept {
     connection: PoolConnection<Postgres>,
-    opened: Instant,
     used: Instant,
 }
 
@@ -84,6 +80,9 @@ impl Store {
             .max_connections(UNDER_WAY)
             .acquire_timeout(self.acquire_timeout)
             .test_before_acquire(false)
+            // Closed when it is given back, which happens after a panic and at the end: else the pool asks it without end
+            // whether it is there.
+            .after_release(|_, _| Box::pin(async { Ok(false) }))
             .connect_lazy_with(self.releases.0.clone());
         let (sender, queue) = mpsc::channel(WAITING);
         (ReleaseLane(sender), tokio::spawn(run(pool, queue, Arc::clone(&self.batches))))
@@ -202,8 +201,17 @@ impl Link {
         batch.retain(|waiting| !waiting.answer.is_closed());
         match self.record(pool, &batch).await {
             Err(error) if is_of_the_data(&error) && batch.len() > 1 => {
-                for waiting in batch.drain(..) {
+                let mut rest = batch.drain(..);
+                while let Some(waiting) = rest.next() {
+                    if waiting.answer.is_closed() {
+                        continue;
+                    }
                     let written = self.record(pool, std::slice::from_ref(&waiting)).await;
+                    // What stops one now stops them all.
+                    if written.as_ref().is_err_and(|error| !is_of_the_data(error)) {
+                        answer(written, std::iter::once(waiting).chain(rest));
+                        break;
+                    }
                     answer(written, [waiting]);
                 }
             }
@@ -226,8 +234,9 @@ impl Link {
             recorded = insert_missing(&mut kept.connection, &mut self.patience, batch).await;
         }
         match &recorded {
-            // Not to the pool, which would ask it without end whether it is there.
-            Err(error) if !is_of_the_data(error) => discard(kept.connection).await,
+            Err(error) if !is_of_the_data(error) && !is_write_refused(error) => {
+                discard(kept.connection).await
+            }
             _ => self.connection = Some(Kept { used: Instant::now(), ..kept }),
         }
         recorded
@@ -236,8 +245,7 @@ impl Link {
     /// The connection that it has, if that is still good, or another.
     async fn connect(&mut self, pool: &PgPool) -> Result<Kept, sqlx::Error> {
         if let Some(mut kept) = self.connection.take() {
-            let young = kept.opened.elapsed() < LIFE;
-            if young && (kept.used.elapsed() < UNUSED || is_there(&mut kept.connection).await) {
+            if kept.used.elapsed() < UNUSED || is_there(&mut kept.connection).await {
                 return Ok(kept);
             }
             discard(kept.connection).await;
@@ -248,8 +256,7 @@ impl Link {
 
 impl Kept {
     fn new(connection: PoolConnection<Postgres>) -> Self {
-        let now = Instant::now();
-        Self { connection, opened: now, used: now }
+        Self { connection, used: Instant::now() }
     }
 }
 

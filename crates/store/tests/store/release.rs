@@ -273,10 +273,12 @@ async fn two_who_ask_again_as_soon_as_they_are_answered_meet_in_a_statement_thou
     let world = World::start().await;
     let (connection, _) = granted(&world).await;
     let decided = release(&world, &connection, 1).await;
+    // So that no statement of these has to connect first, and is late.
+    assert!(world.lane.release(another(&decided)).await.unwrap());
     let callers = [false, true].map(|second| {
         let (lane, store, decided) = (world.lane.clone(), world.store.clone(), decided.clone());
         tokio::spawn(async move {
-            while second && store.release_statements() == 0 {
+            while second && store.release_statements() == 1 {
                 tokio::task::yield_now().await;
             }
             for _ in 0..20 {
@@ -285,7 +287,9 @@ async fn two_who_ask_again_as_soon_as_they_are_answered_meet_in_a_statement_thou
         })
     });
     futures::future::join_all(callers).await.into_iter().for_each(Result::unwrap);
-    assert_eq!(world.store.release_statements(), 21, "the first alone, and then both in each");
+    // The first alone, and then both in each; 40, if they did not meet.
+    let statements = world.store.release_statements() - 1;
+    assert!(statements < 30, "{statements} statements");
 }
 
 #[tokio::test]
