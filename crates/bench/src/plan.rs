@@ -95,14 +95,14 @@ impl Plan {
         Self {
             quick: true,
             rounds: 3,
-            span: Span { warm_up: Duration::from_millis(300), window: Duration::from_millis(1_000) },
+            span: Span { warm_up: Duration::from_millis(200), window: Duration::from_millis(600) },
             resolved: 400,
             cold: 200,
             scale: ("100k", 100_000),
             many: 0,
             refreshed: 600,
-            sizes: &[("1k", 1_000), ("10k", 10_000), ("100k", 100_000)],
-            watch: Duration::from_millis(1_500),
+            sizes: &[("1k", 1_000), ("100k", 100_000)],
+            watch: Duration::from_millis(1_000),
             herd: 1_000,
             ..Self::full()
         }
