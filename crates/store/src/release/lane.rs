@@ -486,4 +486,27 @@ mod tests {
             assert_eq!(began.elapsed(), QUERY_TIMEOUT, "{apart:?} after another");
         }
     }
+
+    #[tokio::test]
+    async fn a_connection_that_was_long_unused_is_used_only_if_it_is_still_there() {
+        let postgres = keyholder_testkit::postgres::PrivatePostgres::temporary().unwrap();
+        let url = postgres.url("postgres");
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy(&url).unwrap();
+        let mut link = Link::new();
+        let backend = async |connection: &mut PgConnection| {
+            sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()").fetch_one(connection).await.unwrap()
+        };
+        let long_ago = || Instant::now().checked_sub(UNUSED).unwrap();
+
+        let mut kept = link.connect(&pool).await.unwrap();
+        let first = backend(&mut kept.connection).await;
+        link.connection = Some(Kept { used: long_ago(), ..kept });
+        let mut kept = link.connect(&pool).await.unwrap();
+        assert_eq!(backend(&mut kept.connection).await, first);
+
+        link.connection = Some(Kept { used: long_ago(), ..kept });
+        postgres.psql("postgres", &format!("SELECT pg_terminate_backend({first}, 5000)")).unwrap();
+        let mut kept = link.connect(&pool).await.unwrap();
+        assert_ne!(backend(&mut kept.connection).await, first);
+    }
 }
